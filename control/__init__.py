@@ -1,0 +1,1 @@
+"""Gaussian policies for continuous control."""

@@ -1,0 +1,63 @@
+"""One evaluation protocol for every algorithm, ours and other people's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2vpo.envs.making import EnvSource, make_env
+
+BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
+"""Observations ``[n, obs_dim]`` to actions ``[n, act_dim]`` that the environment accepts."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Undiscounted returns and lengths of complete episodes, one entry an episode."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the return over episodes (population)."""
+        return float(np.std(self.returns))
+
+
+def evaluate_policy(policy: BatchPolicy, env: EnvSource, episodes: int, seed: int) -> EvaluationResult:
+    """Play one complete episode in each of ``episodes`` environments, seeded ``seed + i``.
+
+    Every environment contributes its first episode whatever its length, so that short episodes are not
+    over-represented, as they are when vectorised environments run until enough episodes are done.
+
+    Args:
+        policy: Maps a batch of raw observations to a batch of environment actions.
+        env: What to evaluate on.
+        episodes: Number of episodes, at least 1.
+        seed: First reset seed.
+    """
+    envs = [make_env(env) for _ in range(episodes)]
+    observations = [e.reset(seed=seed + i)[0] for i, e in enumerate(envs)]
+    returns, lengths = [0.0] * episodes, [0] * episodes
+    active = list(range(episodes))
+    while active:
+        actions = policy(np.stack([observations[i] for i in active]))
+        still_active = []
+        for i, action in zip(active, actions, strict=True):
+            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            lengths[i] += 1
+            if not (terminated or truncated):
+                still_active.append(i)
+        active = still_active
+    for e in envs:
+        e.close()
+    return EvaluationResult(returns, lengths)

@@ -1,0 +1,106 @@
+"""Other people's trainers behind one function, for comparisons under one protocol.
+
+Stable-Baselines3 (https://github.com/DLR-RM/stable-baselines3) and sb3-contrib at their own defaults. The
+on-policy ones train on normalised observations and rewards (``VecNormalize``), as in their authors' tuned
+settings for MuJoCo and as our own trainer does; the statistics are frozen for evaluation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2vpo.control.curves import EpisodeLog
+from r2vpo.control.evaluation import BatchPolicy
+from r2vpo.envs.making import EnvSource, env_name, make_env
+from r2vpo.errors import ConfigError
+
+PEERS = {
+    "sb3-ppo": ("stable_baselines3", "PPO", True),
+    "sb3-trpo": ("sb3_contrib", "TRPO", True),
+    "sb3-sac": ("stable_baselines3", "SAC", False),
+    "sb3-td3": ("stable_baselines3", "TD3", False),
+}
+"""Name on the command line: (package, class, trained on normalised observations and rewards)."""
+
+
+@dataclass
+class PeerRun:
+    """A trained peer: how it acts, how it learned, and how long that took."""
+
+    act: Callable[[bool], BatchPolicy]
+    """``act(deterministic)`` is a policy on raw observations."""
+    episodes: EpisodeLog
+    train_seconds: float
+    config: dict[str, Any]
+
+
+def train_peer(
+    name: str, env: EnvSource, seed: int, total_steps: int, on_progress: Callable[[int], None] | None = None
+) -> PeerRun:
+    """Train one peer on one environment with one torch thread's worth of settings left to the caller.
+
+    Args:
+        name: A key of :data:`PEERS`.
+        env: Environment id or factory.
+        seed: Seed of the peer's own generators and of the environment.
+        total_steps: Environment steps; on-policy peers round up to whole rollouts.
+        on_progress: Called with the number of environment steps done, about once a second.
+
+    Raises:
+        ConfigError: Unknown name, or its package is not installed.
+    """
+    algorithm = _load(name)
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    normalised = PEERS[name][2]
+    vec_env: Any = DummyVecEnv([lambda: Monitor(make_env(env))])
+    if normalised:
+        vec_env = VecNormalize(vec_env)
+    episodes = EpisodeLog()
+
+    class Recorder(BaseCallback):
+        """Keeps finished episodes and reports progress."""
+
+        last_report = 0.0
+
+        def _on_step(self) -> bool:
+            for info in self.locals["infos"]:
+                if "episode" in info:
+                    episodes.add(self.num_timesteps, info["episode"]["r"])
+            if on_progress is not None and time.monotonic() - self.last_report > 1.0:
+                self.last_report = time.monotonic()
+                on_progress(self.num_timesteps)
+            return True
+
+    model = algorithm("MlpPolicy", vec_env, seed=seed, device="cpu")
+    started = time.perf_counter()
+    model.learn(total_steps, callback=Recorder())
+    train_seconds = time.perf_counter() - started
+
+    def act(deterministic: bool) -> BatchPolicy:
+        def policy(observations: np.ndarray) -> np.ndarray:
+            inputs = vec_env.normalize_obs(observations) if normalised else observations
+            return model.predict(inputs, deterministic=deterministic)[0]
+
+        return policy
+
+    config = {"class": type(model).__name__, "env": env_name(env), "vec_normalize": normalised, "defaults": True}
+    return PeerRun(act, episodes, train_seconds, config)
+
+
+def _load(name: str) -> Any:
+    if name not in PEERS:
+        raise ConfigError("algo", name, f"one of {', '.join(PEERS)}")
+    package, class_name, _ = PEERS[name]
+    try:
+        module = __import__(package)
+    except ImportError as error:
+        raise ConfigError("algo", name, f"installed; run pip install {package.replace('_', '-')}") from error
+    return getattr(module, class_name)

@@ -1,0 +1,1 @@
+"""Environments: making, checking, stepping many at once, and saving their exact state."""

@@ -1,0 +1,91 @@
+"""Creating Gymnasium environments with errors that say what is wrong before any work starts."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from r2vpo.errors import ConfigError
+
+EnvSource = str | Callable[[], gym.Env]
+"""An environment id known to Gymnasium, or a function that makes a fresh environment."""
+
+# Gymnasium's own model files trigger it once per environment; nothing a user does can avoid it.
+_KNOWN_MODEL_WARNING = "settotalmass"
+
+
+def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+    """Make one environment.
+
+    Args:
+        env: A Gymnasium id, or a function without arguments that returns a new environment.
+        render_mode: Passed to :func:`gymnasium.make`; ignored when ``env`` is a function.
+        kwargs: Further arguments of the environment.
+
+    Raises:
+        ConfigError: Unknown id; the message names the closest known ones.
+    """
+    if not isinstance(env, str):
+        return env()
+    with _quiet_model_warning():
+        try:
+            return gym.make(env, render_mode=render_mode, disable_env_checker=True, **kwargs)
+        except (gym.error.NameNotFound, gym.error.VersionNotFound, gym.error.NamespaceNotFound) as error:
+            raise ConfigError("env", env, f"an id registered with Gymnasium{_suggestion(env)}") from error
+        except gym.error.Error as error:
+            raise ConfigError("env", env, f"an id Gymnasium can make ({error})") from error
+
+
+def require_box_spaces(env: gym.Env) -> None:
+    """Check that observations are flat vectors and actions are bounded or unbounded vectors.
+
+    Raises:
+        ConfigError: Either space is not a one-dimensional Box.
+    """
+    for field, space in (("observation_space", env.observation_space), ("action_space", env.action_space)):
+        if not isinstance(space, gym.spaces.Box):
+            raise ConfigError(field, space, "a Box space; a Gaussian policy has no other kind of output or input")
+        if len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+            raise ConfigError(
+                field, space, "a one-dimensional Box of floats (wrap it with gymnasium.wrappers.FlattenObservation)"
+            )
+
+
+def env_name(env: EnvSource) -> str:
+    """Name for files and tables: the id, or the name of the function that makes it."""
+    return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
+
+
+def _suggestion(env_id: str) -> str:
+    close = difflib.get_close_matches(env_id, list(gym.registry), n=3)
+    return f"; did you mean {', '.join(close)}?" if close else ""
+
+
+@contextmanager
+def _quiet_model_warning() -> Iterator[None]:
+    """Turn MuJoCo's messages while loading a model into Python warnings, less the one known to be harmless."""
+    try:
+        import mujoco
+    except ImportError:
+        yield
+        return
+    if not hasattr(mujoco, "set_mju_user_warning"):
+        yield
+        return
+
+    def forward(message: str) -> None:
+        if _KNOWN_MODEL_WARNING not in message:
+            warnings.warn(f"MuJoCo: {message}", stacklevel=4)
+
+    previous = mujoco.get_mju_user_warning() if hasattr(mujoco, "get_mju_user_warning") else None
+    mujoco.set_mju_user_warning(forward)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(previous)

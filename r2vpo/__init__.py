@@ -1,0 +1,1 @@
+"""Ratio-variance regularized policy optimization."""
