@@ -1,0 +1,119 @@
+"""Collecting rollouts: the policy acts in all environments, everything raw is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
+from r2vpo.envs.vector import VectorEnv
+from r2vpo.errors import EnvironmentFailure
+
+Rollout = dict[str, Tensor]
+"""T steps of N environments, all raw: ``observations`` [T, N, D], ``actions`` [T, N, A] before the bounds,
+``old_log_prob`` [T, N] under the policy that acted, ``rewards`` (float64), ``terminated``, ``done`` [T, N],
+``last_observations`` [N, D], and ``final_observations`` [K, D]: the true last observation of each episode that
+ended, in row-major order of ``done``."""
+
+
+@dataclass
+class FinishedEpisode:
+    """A training episode that ended: environment steps taken by then in this rollout, return and length."""
+
+    rollout_step: int
+    episode_return: float
+    length: int
+
+
+class Collector:
+    """Steps the environments with the current policy.
+
+    Args:
+        envs: Environments, stepped side by side.
+        policy: Acts and scores; its statistics are not touched here.
+        bounds: Turns samples into environment actions.
+        generator: Source of the action noise.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, policy: GaussianPolicy, bounds: ActionBounds, generator: torch.Generator
+    ) -> None:
+        self.envs = envs
+        self.policy = policy
+        self.bounds = bounds
+        self.generator = generator
+        self.observations: np.ndarray | None = None
+        self.episode_returns = np.zeros(envs.num_envs)
+        self.episode_lengths = np.zeros(envs.num_envs, dtype=np.int64)
+
+    def reset(self, seed: int) -> None:
+        """Start a new episode in every environment; environment i is seeded ``seed + i``."""
+        self.observations = self.envs.reset(seed)
+        self.episode_returns[:] = 0.0
+        self.episode_lengths[:] = 0
+
+    @torch.inference_mode()
+    def collect(
+        self, steps: int, on_step: Callable[[], None] | None = None
+    ) -> tuple[Rollout, list[FinishedEpisode]]:
+        """Take ``steps`` steps in every environment.
+
+        Args:
+            steps: T.
+            on_step: Called after each of them.
+
+        Returns:
+            The rollout and the episodes that ended in it.
+
+        Raises:
+            EnvironmentFailure: An environment raised, or returned a reward or observation that is not finite.
+        """
+        assert self.observations is not None, "reset first"
+        num_envs, observation_size = self.observations.shape
+        std = self.policy.bounded_log_std().exp()
+        noise = torch.randn(steps, num_envs, len(std), generator=self.generator) * std
+        observations = np.empty((steps, num_envs, observation_size), dtype=np.float32)
+        rewards = np.empty((steps, num_envs))
+        terminated, done = np.empty((2, steps, num_envs), dtype=bool)
+        actions = torch.empty_like(noise)
+        finals: list[np.ndarray] = []
+        finished: list[FinishedEpisode] = []
+        for t in range(steps):
+            observations[t] = self.observations
+            torch.add(self.policy.mean(torch.from_numpy(observations[t])), noise[t], out=actions[t])
+            step = self.envs.step(self.bounds(actions[t].numpy()))
+            self.observations = step.observations
+            rewards[t], terminated[t], done[t] = step.rewards, step.terminated, step.terminated | step.truncated
+            self.episode_returns += step.rewards
+            self.episode_lengths += 1
+            for i in np.flatnonzero(done[t]):
+                finals.append(step.final_observations[i])
+                taken = (t + 1) * num_envs
+                finished.append(
+                    FinishedEpisode(taken, float(self.episode_returns[i]), int(self.episode_lengths[i]))
+                )
+                self.episode_returns[i], self.episode_lengths[i] = 0.0, 0
+            if on_step is not None:
+                on_step()
+        rollout = {
+            "observations": torch.from_numpy(observations),
+            "actions": actions,
+            "rewards": torch.from_numpy(rewards),
+            "terminated": torch.from_numpy(terminated),
+            "done": torch.from_numpy(done),
+            "last_observations": torch.from_numpy(self.observations.astype(np.float32)),
+            "final_observations": torch.from_numpy(
+                np.asarray(finals, dtype=np.float32).reshape(-1, observation_size)
+            ),
+        }
+        # The policy has not changed since it acted, so one batched pass gives the behaviour log-probs; the same
+        # arithmetic scores the samples in the update, which makes the ratio exactly 1 before its first step.
+        flat = {name: rollout[name].flatten(0, 1) for name in ("observations", "actions")}
+        rollout["old_log_prob"] = self.policy.log_prob(flat).view(steps, num_envs)
+        if not torch.isfinite(rollout["old_log_prob"]).all():
+            raise EnvironmentFailure("log-probs of the sampled actions are not finite")
+        return rollout, finished

@@ -1,0 +1,223 @@
+"""Every setting of the control trainer, validated before any work starts. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from r2vpo.errors import ConfigError
+
+Algo = Literal["on-policy", "off-policy"]
+ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
+DualRule = Literal["fixed", "paper", "adaptive"]
+
+HYPERPARAMETERS = ("eps", "eps_low", "eps_high", "cap", "level")
+"""Settings that belong to one objective or another; None leaves the objective's own default."""
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Settings of one run. Presets fill them per task; anything given explicitly wins."""
+
+    env: str = "HalfCheetah-v5"
+    """Gymnasium id of the environment."""
+    algo: Algo = "off-policy"
+    """on-policy discards each rollout after its update (Algorithm 1); off-policy replays the last few (Algorithm 2)."""
+    objective: ObjectiveName = "r2vpo"
+    """Surrogate objective; ppo_clip makes this trainer PPO."""
+    total_steps: int = 1_000_000
+    """Environment steps to train for, rounded up to whole rollouts."""
+    seed: int = 0
+    """Seed of everything random. Same seed, same run, bit for bit on one machine."""
+
+    dual: DualRule = "adaptive"
+    """How lambda moves: fixed, the paper's gradient step, or a relative step that reaches delta within a few rollouts."""
+    lam: float = 1.0
+    """First lambda. Larger holds the policy closer to the data."""
+    delta: float | None = 0.1
+    """Target of E[(rho-1)^2]; larger allows larger policy steps. Unused when dual is fixed."""
+    eta: float | None = None
+    """Dual step size; None takes the rule's own."""
+    eps: float | None = None
+    """Clip range of ppo_clip, penalty width of spo."""
+    eps_low: float | None = None
+    """Lower clip range of clip_higher, gppo and gspo."""
+    eps_high: float | None = None
+    """Upper clip range of clip_higher, gppo and gspo."""
+    cap: float | None = None
+    """Largest ratio weight of cispo."""
+    level: Literal["token", "sequence"] | None = None
+    """Ratio of topr; an action is a sequence of length one, so both mean the same here."""
+
+    buffer_iterations: int = 4
+    """Iterations kept for replay when off-policy."""
+    utd: float = 2.0
+    """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
+    replay_advantages: Literal["recomputed", "stored"] = "recomputed"
+    """recomputed: values, GAE and truncated importance weights anew at each iteration; stored: the paper's literal way."""
+    trace_cap: float = 1.0
+    """Cap of the importance weights inside recomputed advantages; larger lets traces amplify."""
+
+    num_envs: int = 16
+    """Environments stepped side by side."""
+    rollout_steps: int = 128
+    """Steps of each environment per iteration."""
+    minibatch_size: int = 256
+    """Samples per gradient step; smaller means more steps per rollout."""
+    epochs: int = 10
+    """Passes over one rollout's worth of samples per iteration."""
+    learning_rate: float = 1e-3
+    """First Adam learning rate."""
+    lr_schedule: Literal["linear", "constant"] = "linear"
+    """linear decays the learning rate to 0 at total_steps."""
+    gamma: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 0.95
+    """Trace decay of the advantage estimate; larger trades bias for variance."""
+    value_coef: float = 0.5
+    """Weight of the squared value error in the loss."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus; larger explores longer."""
+    max_grad_norm: float = 0.5
+    """Joint gradient norm above which gradients are scaled down."""
+    normalize_advantages: bool = True
+    """Standardise advantages over all the data of an update. Lambda is not scale-free in the advantage."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Width of each hidden tanh layer, in the actor and in the critic."""
+    log_std_init: float = 0.0
+    """First logarithm of the action standard deviation."""
+    log_std_min: float = -5.0
+    """Lower bound of the log standard deviation; higher keeps more exploration."""
+    log_std_max: float = 1.0
+    """Upper bound of the log standard deviation."""
+    action_bounds: Literal["clip", "tanh"] = "clip"
+    """How samples meet bounded action spaces; the sample before it is what is scored."""
+    normalize_observations: bool = True
+    """Standardise observations by running statistics, frozen from collection to the end of the update."""
+    normalize_rewards: bool = True
+    """Divide rewards by the running standard deviation of the discounted return."""
+
+    torch_threads: int = 1
+    """Threads of torch; one is fastest for networks this small. 0 leaves torch's own choice."""
+    checkpoint_seconds: float = 30.0
+    """Longest time between checkpoints of a run with a run directory."""
+
+    def __post_init__(self) -> None:
+        """Check every field; raises ConfigError."""
+        for check in _CHECKS:
+            check(self)
+
+    @property
+    def rollout_size(self) -> int:
+        """Environment steps per iteration."""
+        return self.num_envs * self.rollout_steps
+
+    @property
+    def stored_iterations(self) -> int:
+        """Iterations in the buffer; 1 when on-policy."""
+        return self.buffer_iterations if self.algo == "off-policy" else 1
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps per iteration once the buffer is full."""
+        utd = self.utd if self.algo == "off-policy" else 1.0
+        return max(1, round(utd * self.epochs * self.rollout_size / self.minibatch_size))
+
+    @property
+    def objective_hyperparameters(self) -> dict[str, Any]:
+        """Settings of the objective that were given."""
+        return {name: getattr(self, name) for name in HYPERPARAMETERS if getattr(self, name) is not None}
+
+
+def check_names(settings: dict[str, Any]) -> None:
+    """Raise ConfigError for a name that is not a setting."""
+    known = [f.name for f in fields(ControlConfig)]
+    for name, value in settings.items():
+        if name not in known:
+            raise ConfigError(name, value, f"left out; the settings are {', '.join(known)}")
+
+
+def _whole(name: str, lowest: int) -> Any:
+    def check(config: ControlConfig) -> None:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            raise ConfigError(name, value, f"a whole number of at least {lowest}")
+
+    return check
+
+
+def _real(
+    name: str, lowest: float, highest: float = math.inf, *, open_low: bool = False, optional: bool = False
+) -> Any:
+    def check(config: ControlConfig) -> None:
+        value = getattr(config, name)
+        if value is None and optional:
+            return
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or value < lowest or value > highest or (open_low and value == lowest):
+            bound = f"above {lowest:g}" if open_low else f"of at least {lowest:g}"
+            upper = f" and at most {highest:g}" if highest < math.inf else ""
+            raise ConfigError(name, value, f"a finite number {bound}{upper}" + (", or None" if optional else ""))
+
+    return check
+
+
+def _choice(name: str, *options: Any) -> Any:
+    def check(config: ControlConfig) -> None:
+        if getattr(config, name) not in options:
+            raise ConfigError(name, getattr(config, name), f"one of {', '.join(map(str, options))}")
+
+    return check
+
+
+def _minibatch_fits(config: ControlConfig) -> None:
+    if config.minibatch_size > config.rollout_size:
+        size = f"num_envs * rollout_steps = {config.num_envs} * {config.rollout_steps} = {config.rollout_size}"
+        raise ConfigError("minibatch_size", config.minibatch_size, f"at most {size}")
+
+
+def _delta_where_needed(config: ControlConfig) -> None:
+    if config.dual != "fixed" and config.delta is None:
+        raise ConfigError("delta", None, f"a finite number above 0 for dual={config.dual!r}")
+    if config.dual == "adaptive" and config.lam == 0:
+        raise ConfigError("lam", config.lam, "above 0 for dual='adaptive'")
+
+
+def _log_std_bounds(config: ControlConfig) -> None:
+    if not config.log_std_min < config.log_std_max:
+        raise ConfigError("log_std_min", config.log_std_min, f"below log_std_max={config.log_std_max}")
+    if not config.log_std_min <= config.log_std_init <= config.log_std_max:
+        bounds = f"between log_std_min={config.log_std_min} and log_std_max={config.log_std_max}"
+        raise ConfigError("log_std_init", config.log_std_init, bounds)
+
+
+def _hidden_sizes(config: ControlConfig) -> None:
+    if not config.hidden_sizes or any(not isinstance(h, int) or h < 1 for h in config.hidden_sizes):
+        raise ConfigError("hidden_sizes", config.hidden_sizes, "a non-empty sequence of whole numbers above 0")
+
+
+_CHECKS = (
+    _choice("algo", "on-policy", "off-policy"),
+    _choice("objective", "r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"),
+    _choice("dual", "fixed", "paper", "adaptive"),
+    _choice("replay_advantages", "recomputed", "stored"),
+    _choice("lr_schedule", "linear", "constant"),
+    _choice("action_bounds", "clip", "tanh"),
+    _choice("level", None, "token", "sequence"),
+    *(_whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),
+    _whole("minibatch_size", 2),
+    _whole("seed", 0),
+    _whole("torch_threads", 0),
+    _real("lam", 0.0),
+    *(_real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
+    *(_real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
+    *(_real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
+    *(_real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
+    *(_real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
+    _minibatch_fits,
+    _delta_where_needed,
+    _log_std_bounds,
+    _hidden_sizes,
+)

@@ -1,0 +1,122 @@
+"""Diagonal Gaussian policy and value function: separate tanh networks over shared observation statistics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from r2vpo.control.normalization import ObservationNormalizer
+from r2vpo.policy import Policy
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+
+
+class GaussianPolicy(Policy):
+    """``a ~ N(mean(s), diag(std)^2)`` with a state-independent standard deviation.
+
+    A batch holds raw ``observations`` ``[N, D]`` and ``actions`` ``[N, A]`` as sampled, before clipping or
+    squashing to the bounds of the environment.
+
+    Args:
+        normalizer: Observation statistics, part of this module and of whatever is saved.
+        action_size: A.
+        hidden_sizes: Width of each tanh layer.
+        log_std: First, lowest and highest logarithm of the standard deviation.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        normalizer: ObservationNormalizer,
+        action_size: int,
+        hidden_sizes: Sequence[int],
+        log_std: tuple[float, float, float],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.network = mlp(len(normalizer.shift), hidden_sizes, action_size, 0.01, generator)
+        first, self.log_std_min, self.log_std_max = log_std
+        self.log_std = nn.Parameter(torch.full((action_size,), float(first)))
+
+    def mean(self, observations: Tensor) -> Tensor:
+        """Mean action ``[N, A]`` for raw observations ``[N, D]``."""
+        return self.network(self.normalizer(observations))
+
+    def bounded_log_std(self) -> Tensor:
+        """Logarithm of the standard deviation, ``[A]``, within its bounds."""
+        return self.log_std.clamp(self.log_std_min, self.log_std_max)
+
+    def log_prob(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Log-density of the batch's actions, ``[N]``."""
+        log_std = self.bounded_log_std()
+        deviation = (batch["actions"] - self.mean(batch["observations"])) * torch.exp(-log_std)
+        return -0.5 * deviation.square().sum(-1) - (log_std + _HALF_LOG_TWO_PI).sum()
+
+    def entropy(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Entropy in nats, the same for every element: ``[N]``."""
+        return (self.bounded_log_std() + _HALF_LOG_TWO_PI + 0.5).sum().expand(len(batch["observations"]))
+
+    def keep_log_std_in_bounds(self) -> None:
+        """Move the parameter itself back into its bounds, where the clamp would stop its gradient."""
+        with torch.no_grad():
+            self.log_std.clamp_(self.log_std_min, self.log_std_max)
+
+
+class ValueFunction(nn.Module):
+    """V(s) in units of scaled rewards, from a network of its own.
+
+    Args:
+        normalizer: The policy's observation statistics.
+        hidden_sizes: Width of each tanh layer.
+        generator: Source of the initial weights.
+    """
+
+    def __init__(
+        self, normalizer: ObservationNormalizer, hidden_sizes: Sequence[int], generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+        self.network = mlp(len(normalizer.shift), hidden_sizes, 1, 1.0, generator)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Values ``[N]`` of raw observations ``[N, D]``."""
+        return self.network(self.normalizer(observations)).squeeze(-1)
+
+
+class ActionBounds:
+    """Turns samples of the Gaussian into actions the environment accepts.
+
+    Args:
+        space: The environment's action space; bounds may be infinite under ``clip``.
+        kind: ``clip`` cuts at the bounds; ``tanh`` squashes into them (needs finite bounds).
+    """
+
+    def __init__(self, space: gym.spaces.Box, kind: str) -> None:
+        self.low, self.high, self.kind = space.low, space.high, kind
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """``[N, A]`` samples to ``[N, A]`` actions."""
+        if self.kind == "clip":
+            return np.clip(samples, self.low, self.high)
+        return self.low + 0.5 * (np.tanh(samples) + 1.0) * (self.high - self.low)
+
+
+def mlp(
+    inputs: int, hidden_sizes: Sequence[int], outputs: int, output_gain: float, generator: torch.Generator
+) -> nn.Sequential:
+    """Tanh network, orthogonal weights (gain sqrt 2, ``output_gain`` on the last layer), zero biases."""
+    layers: list[nn.Module] = []
+    sizes = [inputs, *hidden_sizes, outputs]
+    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        last = i == len(sizes) - 2
+        linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+        nn.init.orthogonal_(linear.weight, output_gain if last else math.sqrt(2.0), generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers += [linear] if last else [linear, nn.Tanh()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,147 @@
+"""The learning half of an iteration: replay buffer in, changed policy out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2vpo.control.collector import Rollout
+from r2vpo.control.config import ControlConfig
+from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
+from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
+from r2vpo.control.targets import Estimator, join_samples
+from r2vpo.dual import DualController
+from r2vpo.errors import TrainingDiverged
+from r2vpo.objectives import make_objective
+from r2vpo.replay import ReplayBuffer
+from r2vpo.update import PolicyUpdater, Scored
+
+
+class Learner:
+    """Networks, optimizer, dual variable and replay buffer, and the update that ties them together.
+
+    Args:
+        observation_size: D.
+        action_size: A.
+        config: Settings of the run.
+        generator: Source of the initial weights and of the minibatch order.
+    """
+
+    def __init__(
+        self, observation_size: int, action_size: int, config: ControlConfig, generator: torch.Generator
+    ) -> None:
+        self.config = config
+        self.generator = generator
+        normalizer = ObservationNormalizer(observation_size, config.normalize_observations)
+        log_std = (config.log_std_init, config.log_std_min, config.log_std_max)
+        self.policy = GaussianPolicy(normalizer, action_size, config.hidden_sizes, log_std, generator)
+        self.value_function = ValueFunction(normalizer, config.hidden_sizes, generator)
+        self.reward_scaler = RewardScaler(config.num_envs, config.gamma, config.normalize_rewards)
+        self.buffer = ReplayBuffer(config.stored_iterations)
+        parameters = [*self.policy.parameters(), *self.value_function.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        self.updater = PolicyUpdater(
+            make_objective(config.objective, **config.objective_hyperparameters),
+            DualController(config.lam, config.delta, config.eta, config.dual),
+            self.optimizer,
+            self._score,
+            config.max_grad_norm,
+        )
+
+    def update(self, rollout: Rollout, learning_rate: float) -> dict[str, Any]:
+        """Store a rollout, improve the policy on the buffer, then let the statistics see the new observations.
+
+        Args:
+            rollout: Fresh from the current policy.
+            learning_rate: Of every gradient step in this update.
+
+        Returns:
+            Diagnostics of :meth:`r2vpo.update.PolicyUpdater.summary`, and ``entropy`` in nats.
+
+        Raises:
+            TrainingDiverged: Not one gradient step of the update was finite.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
+        samples = self._store_and_estimate(rollout)
+        batch_size = self.config.minibatch_size
+        for index in self.buffer.minibatches(batch_size, self._gradient_steps(), self.generator):
+            minibatch = {name: values[index] for name, values in samples.items()}
+            if self.updater.step([minibatch], count=batch_size):
+                self.policy.keep_log_std_in_bounds()
+        summary = self.updater.summary()
+        if not summary["gradient_steps"]:
+            raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")
+        self.policy.normalizer.update(rollout["observations"].flatten(0, 1))
+        with torch.no_grad():
+            summary["entropy"] = float(self.policy.entropy({"observations": rollout["last_observations"]})[0])
+        return summary
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next update depends on."""
+        return {
+            "policy": self.policy.state_dict(),
+            "value_function": self.value_function.network.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "dual": self.updater.dual.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "reward_scaler": self.reward_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.policy.load_state_dict(state["policy"])
+        self.value_function.network.load_state_dict(state["value_function"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        self.updater.dual.load_state_dict(state["dual"])
+        self.buffer.load_state_dict(state["buffer"])
+        self.reward_scaler.load_state_dict(state["reward_scaler"])
+
+    def _store_and_estimate(self, rollout: Rollout) -> dict[str, Tensor]:
+        """Samples of the whole buffer, in the order of its positions."""
+        estimator = Estimator(
+            self.policy,
+            self.value_function,
+            self.reward_scaler,
+            self.config.gamma,
+            self.config.gae_lambda,
+            self.config.trace_cap,
+        )
+        normalize = self.config.normalize_advantages
+        num_samples = rollout["done"].numel()
+        if self.config.replay_advantages == "stored":
+            fresh = join_samples([estimator.estimate(rollout, stale=False)], normalize)
+            self.buffer.add(fresh, num_samples)
+            samples = join_samples(self.buffer.iterations, normalize_advantages=False)
+        else:
+            self.buffer.add(rollout, num_samples)
+            *older, newest = self.buffer.iterations
+            parts = [estimator.estimate(r, stale=True) for r in older] + [estimator.estimate(newest, stale=False)]
+            samples = join_samples(parts, normalize)
+        return {**samples, "age": self.buffer.ages()}
+
+    def _gradient_steps(self) -> int:
+        """Steps of this update, in proportion to the fill of the buffer while it grows."""
+        full = self.config.gradient_steps
+        if self.config.algo == "on-policy":
+            return full
+        once = max(1, round(full / self.config.utd))
+        fill = (len(self.buffer.sizes) - 1) / max(1, self.config.stored_iterations - 1)
+        return round(once + (full - once) * fill)
+
+    def _score(self, minibatch: dict[str, Tensor]) -> Scored:
+        error = self.value_function(minibatch["observations"]) - minibatch["value_target"]
+        auxiliary = self.config.value_coef * error.square().mean()
+        if self.config.entropy_coef:
+            auxiliary = auxiliary - self.config.entropy_coef * self.policy.entropy(minibatch).mean()
+        return Scored(
+            self.policy.log_prob(minibatch),
+            minibatch["old_log_prob"],
+            minibatch["advantage"],
+            age=minibatch["age"],
+            auxiliary_loss=auxiliary,
+        )

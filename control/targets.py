@@ -1,0 +1,84 @@
+"""From stored rollouts to training samples: values, advantages and value targets under the current policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2vpo.advantages import generalized_advantages, successor_values, truncated_importance_weights
+from r2vpo.control.collector import Rollout
+from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
+from r2vpo.control.normalization import RewardScaler
+
+ADVANTAGE_EPS = 1e-8
+
+
+@dataclass
+class Estimator:
+    """Advantages and value targets of one rollout under the current networks and statistics."""
+
+    policy: GaussianPolicy
+    value_function: ValueFunction
+    reward_scaler: RewardScaler
+    gamma: float
+    gae_lambda: float
+    trace_cap: float
+
+    @torch.no_grad()
+    def estimate(self, rollout: Rollout, stale: bool) -> dict[str, Tensor]:
+        """Samples of one rollout, flattened to ``[T * N, ...]``.
+
+        Args:
+            rollout: As collected.
+            stale: Whether an older policy than the current one acted; its traces are then weighted by the truncated
+                ratios (see :func:`r2vpo.advantages.generalized_advantages`).
+
+        Returns:
+            ``observations``, ``actions``, ``old_log_prob``, ``advantage`` (not normalised) and ``value_target``.
+        """
+        done = rollout["done"].numpy()
+        observations, actions = rollout["observations"].flatten(0, 1), rollout["actions"].flatten(0, 1)
+        values = self.value_function(observations).view(done.shape).double().numpy()
+        log_ratio = np.zeros(done.shape)
+        if stale:
+            log_prob = self.policy.log_prob({"observations": observations, "actions": actions}).view(done.shape)
+            log_ratio = (log_prob - rollout["old_log_prob"]).double().numpy()
+        weights = truncated_importance_weights(log_ratio, self.trace_cap)
+        next_values = successor_values(
+            values,
+            self.value_function(rollout["last_observations"]).double().numpy(),
+            done,
+            self.value_function(rollout["final_observations"]).double().numpy(),
+        )
+        advantages = generalized_advantages(
+            self.reward_scaler(rollout["rewards"].numpy()),
+            values,
+            next_values,
+            rollout["terminated"].numpy(),
+            done,
+            gamma=self.gamma,
+            gae_lambda=self.gae_lambda,
+            trace_weights=weights,
+        )
+        # V-trace's target: the correction to V(s_t) is weighted by the truncated ratio of the action itself.
+        targets = values + np.minimum(weights, 1.0) * advantages
+        return {
+            "observations": observations,
+            "actions": actions,
+            "old_log_prob": rollout["old_log_prob"].flatten(),
+            "advantage": torch.from_numpy(advantages).float().flatten(),
+            "value_target": torch.from_numpy(targets).float().flatten(),
+        }
+
+
+def join_samples(parts: Sequence[dict[str, Tensor]], normalize_advantages: bool) -> dict[str, Tensor]:
+    """Lay the samples of several rollouts end to end, and standardise their advantages together."""
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    if normalize_advantages:
+        advantage = joined["advantage"]
+        joined["advantage"] = (advantage - advantage.mean()) / (advantage.std() + ADVANTAGE_EPS)
+    return joined

@@ -1,0 +1,104 @@
+"""Advantage estimators: GAE with true truncation bootstrap, truncated importance weights, group-relative."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+def successor_values(values: Array, last_values: Array, done: NDArray[np.bool_], final_values: Array) -> Array:
+    """Value of the state that really followed each step.
+
+    Within an episode that is the value of the next stored state. Where an episode ended the next stored state
+    belongs to another episode, and the value of the true final observation is put in its place.
+
+    Args:
+        values: V(s_t), ``[T, N]``.
+        last_values: Values of the states after the last step, ``[N]``.
+        done: Where an episode terminated or was truncated at step t, ``[T, N]``.
+        final_values: Values of the final observations, one for each True in ``done`` in row-major order, ``[K]``.
+
+    Returns:
+        V(s_{t+1}), ``[T, N]``.
+    """
+    following = np.concatenate([values[1:], last_values[None]], axis=0)
+    following[done] = final_values
+    return following
+
+
+def generalized_advantages(
+    rewards: Array,
+    values: Array,
+    next_values: Array,
+    terminated: NDArray[np.bool_],
+    done: NDArray[np.bool_],
+    *,
+    gamma: float,
+    gae_lambda: float,
+    trace_weights: Array | None = None,
+) -> Array:
+    """Generalized advantage estimation (arXiv 1506.02438, Eq. 16), with optional off-policy trace weights.
+
+    ``A_t = d_t + gamma gae_lambda c_{t+1} A_{t+1}`` within an episode, where
+    ``d_t = r_t + gamma V(s_{t+1}) - V(s_t)``. Termination removes the bootstrap value; truncation keeps it. Both
+    stop the sum. With trace weights ``c = min(1, rho)`` the estimate follows the current policy on data of an
+    older one, as V-trace does (arXiv 1802.01561, Eq. 1, with the traces tapered by ``gae_lambda``); the ratio of
+    the action itself is left to the objective. Without them, or on-policy, it is plain GAE.
+
+    Args:
+        rewards, values, next_values: ``[T, N]``; ``next_values`` as from :func:`successor_values`.
+        terminated: Where the episode reached a terminal state, ``[T, N]``.
+        done: Where the episode ended for any reason, ``[T, N]``.
+        gamma: Discount, in [0, 1].
+        gae_lambda: Trace decay, in [0, 1].
+        trace_weights: ``[T, N]`` or None.
+
+    Returns:
+        Advantages, ``[T, N]``.
+    """
+    deltas = rewards + gamma * np.where(terminated, 0.0, next_values) - values
+    decay = np.where(done, 0.0, gamma * gae_lambda)
+    if trace_weights is not None:
+        decay[:-1] *= trace_weights[1:]
+    advantages = np.empty_like(deltas)
+    following = np.zeros_like(deltas[0])
+    for t in range(len(deltas) - 1, -1, -1):
+        following = deltas[t] + decay[t] * following
+        advantages[t] = following
+    return advantages
+
+
+def truncated_importance_weights(log_ratio: Array, cap: float = 1.0) -> Array:
+    """``min(cap, rho)``, V-trace's truncated weights (arXiv 1802.01561, section 4.1); any shape."""
+    return np.exp(np.minimum(log_ratio, np.log(cap)))
+
+
+def group_relative_advantages(
+    rewards: Array, group_size: int, valid: NDArray[np.bool_] | None = None, eps: float = 1e-6
+) -> Array:
+    """Rewards standardised within each group of answers to one prompt (arXiv 2601.03320, Eq. 3).
+
+    Args:
+        rewards: ``[B]``, groups contiguous.
+        group_size: Answers per prompt, G; divides B.
+        valid: ``[B]``; False where a reward is missing. Those take no part in the mean and the standard deviation
+            and get advantage 0. A group with fewer than two valid rewards gets 0 throughout.
+        eps: Added to the standard deviation (population); a group of equal rewards gets 0.
+
+    Returns:
+        Advantages, ``[B]``.
+
+    Raises:
+        ValueError: B is not a multiple of ``group_size``.
+    """
+    if group_size < 1 or len(rewards) % group_size:
+        raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size}")
+    kept = np.ones(len(rewards), dtype=bool) if valid is None else valid
+    grouped = np.where(kept, rewards, 0.0).reshape(-1, group_size)
+    mask = kept.reshape(-1, group_size)
+    count = mask.sum(axis=1, keepdims=True)
+    centred = np.where(mask, grouped - grouped.sum(axis=1, keepdims=True) / np.maximum(count, 1), 0.0)
+    std = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / np.maximum(count, 1))
+    return np.where(count > 1, centred / (std + eps), 0.0).reshape(-1)

@@ -1,0 +1,275 @@
+"""Surrogate objectives, one function each; nothing else in the library computes a policy loss.
+
+=================  ==========================================================  ================
+symbol             meaning                                                     shape
+=================  ==========================================================  ================
+``log_prob``       log pi_theta(a|s), carries the gradient                     ``[N]`` or ``[B, T]``
+``old_log_prob``   log pi_off(a|s), stored when the action was sampled         same
+``advantage``      A; for language models broadcast to the tokens              same
+``mask``           True (or 1) where a sample counts                           same
+rho                exp(log_prob - old_log_prob), the policy ratio              same
+=================  ==========================================================  ================
+
+Every function returns the loss ``-J`` element by element, to be minimised. Nothing is reduced here: the caller
+sums and divides by the global count, so splitting a batch into micro-batches cannot change the result. Masked
+elements have loss 0 and gradient 0 whatever they contain. Log-ratios are clamped to +-20 so that the ratio is
+finite; no gradient flows through the ratio beyond that. Nothing else is altered silently.
+
+``[N]`` holds one action per element (continuous control); ``[B, T]`` holds B sequences of T tokens. Objectives on
+the sequence ratio treat each element of ``[N]`` as a sequence of length one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2vpo.errors import ConfigError
+
+LOG_RATIO_BOUND = 20.0
+"""Log-ratios are clamped to plus and minus this value: exp(20) is 4.9e8, still far from overflow when squared."""
+
+SurrogateFunction = Callable[..., Tensor]
+
+
+def r2vpo(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, lam: float = 0.04
+) -> Tensor:
+    """Ratio-variance penalty: ``J = rho A - lam (rho - 1)^2`` (arXiv 2601.03320, Eq. 10, without its constant).
+
+    Its gradient weight is ``(A - 2 lam (rho - 1)) rho`` (Eq. 11): the regularized advantage times the ratio.
+
+    Args:
+        log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
+        lam: The dual variable lambda, at least 0. Larger values hold the policy closer to the data.
+    """
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    ratio = _ratio(log_ratio)
+    return _loss(ratio * advantage - lam * (ratio - 1.0).square(), mask)
+
+
+def ppo_clip(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, eps: float = 0.2
+) -> Tensor:
+    """``J = min(rho A, clip(rho, 1 - eps, 1 + eps) A)`` (PPO, arXiv 1707.06347, Eq. 7; also GRPO's surrogate)."""
+    return clip_higher(log_prob, old_log_prob, advantage, mask, eps_low=eps, eps_high=eps)
+
+
+def clip_higher(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    *,
+    eps_low: float = 0.2,
+    eps_high: float = 0.28,
+) -> Tensor:
+    """PPO's surrogate with the clip range ``[1 - eps_low, 1 + eps_high]`` (DAPO, arXiv 2503.14476, Eq. 8)."""
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    return _loss(_pessimistic(_ratio(log_ratio), advantage, eps_low, eps_high), mask)
+
+
+def gppo(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    *,
+    eps_low: float = 0.2,
+    eps_high: float = 0.28,
+) -> Tensor:
+    """Clipping that keeps a bounded gradient (Klear-Reasoner, arXiv 2508.07629).
+
+    The value is that of :func:`clip_higher`, and so is the weight of ``grad log pi``: where clipping would send a
+    zero gradient, it is ``(1 + eps_high) A`` for A > 0 and ``(1 - eps_low) A`` for A < 0.
+    """
+    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    weight = _pessimistic(_ratio(log_ratio.detach()), advantage, eps_low, eps_high)
+    return _loss(weight * (1.0 + log_prob - log_prob.detach()), mask)
+
+
+def topr(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    *,
+    level: str = "token",
+) -> Tensor:
+    """Tapered off-policy REINFORCE (arXiv 2503.14286): ``J = c log pi`` with a constant weight ``c``.
+
+    ``c = A`` where A >= 0, without any ratio; ``c = clip(rho, 0, 1) A`` where A < 0.
+
+    Args:
+        log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
+        level: ``"sequence"`` multiplies the ratios of a sequence, as in the paper; ``"token"`` does not.
+    """
+    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    if level == "sequence":
+        log_ratio = _over_sequence(log_ratio, mask, mean=False)
+    elif level != "token":
+        raise ConfigError("level", level, "'token' or 'sequence'")
+    tapered = _ratio(log_ratio.detach()).clamp(max=1.0)
+    weight = torch.where(advantage >= 0, advantage, tapered * advantage)
+    return _loss(weight * log_prob, mask)
+
+
+def spo(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, eps: float = 0.2
+) -> Tensor:
+    """``J = rho A - abs(A) (rho - 1)^2 / (2 eps)`` (Simple Policy Optimization, arXiv 2401.16025).
+
+    It is :func:`r2vpo` with a lambda of its own for every sample, ``abs(A) / (2 eps)``.
+    """
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    ratio = _ratio(log_ratio)
+    return _loss(ratio * advantage - advantage.abs() * (ratio - 1.0).square() / (2.0 * eps), mask)
+
+
+def cispo(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, cap: float = 5.0
+) -> Tensor:
+    """``J = c log pi`` with the constant weight ``c = min(rho, cap) A`` (MiniMax-M1, arXiv 2506.13585, Eq. 4)."""
+    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    weight = _ratio(log_ratio.detach()).clamp(max=cap) * advantage
+    return _loss(weight * log_prob, mask)
+
+
+def gspo(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    mask: Tensor | None = None,
+    *,
+    eps_low: float = 3e-4,
+    eps_high: float = 4e-4,
+) -> Tensor:
+    """PPO's surrogate on the length-normalised sequence ratio ``exp(mean_t log rho_t)`` (GSPO, arXiv 2507.18071).
+
+    Every token of a sequence holds the value of its sequence.
+    """
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    ratio = _ratio(_over_sequence(log_ratio, mask, mean=True))
+    return _loss(_pessimistic(ratio, advantage, eps_low, eps_high), mask)
+
+
+def none(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``J = rho A``: importance weighting and no trust region at all."""
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    return _loss(_ratio(log_ratio) * advantage, mask)
+
+
+OBJECTIVES: dict[str, SurrogateFunction] = {
+    function.__name__: function
+    for function in (r2vpo, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
+}
+"""Every objective by the name that :func:`make_objective` and the command line take."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An objective with its hyperparameters bound; call it like the functions above."""
+
+    name: str
+    function: SurrogateFunction
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def uses_dual(self) -> bool:
+        """Whether lambda enters this objective."""
+        return "lam" in hyperparameter_defaults(self.name)
+
+    def __call__(
+        self,
+        log_prob: Tensor,
+        old_log_prob: Tensor,
+        advantage: Tensor,
+        mask: Tensor | None = None,
+        **overrides: Any,
+    ) -> Tensor:
+        """Elementwise loss; ``overrides`` replace bound hyperparameters, as the dual variable does at each step."""
+        return self.function(log_prob, old_log_prob, advantage, mask, **{**self.hyperparameters, **overrides})
+
+
+def make_objective(name: str, **hyperparameters: Any) -> Objective:
+    """Look an objective up and bind its hyperparameters.
+
+    Args:
+        name: A key of :data:`OBJECTIVES`.
+        hyperparameters: Replacements for the defaults of that function.
+
+    Raises:
+        ConfigError: Unknown name, unknown hyperparameter, or a value outside its range.
+    """
+    if name not in OBJECTIVES:
+        raise ConfigError("objective", name, f"one of {', '.join(OBJECTIVES)}")
+    known = hyperparameter_defaults(name)
+    for key, value in hyperparameters.items():
+        if key not in known:
+            allowed = f"left out; {name} takes {', '.join(known) or 'no hyperparameters'}"
+            raise ConfigError(key, value, allowed)
+        _check_range(key, value)
+    return Objective(name, OBJECTIVES[name], dict(hyperparameters))
+
+
+def hyperparameter_defaults(name: str) -> dict[str, Any]:
+    """Hyperparameters of an objective and their default values."""
+    parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _check_range(key: str, value: Any) -> None:
+    if key == "level":
+        if value not in ("token", "sequence"):
+            raise ConfigError(key, value, "'token' or 'sequence'")
+        return
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    lowest_allowed = key == "lam"
+    if not number or not (0 <= value < float("inf")) or (value == 0 and not lowest_allowed):
+        raise ConfigError(key, value, "a finite number " + ("of at least 0" if lowest_allowed else "above 0"))
+
+
+def _inputs(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, log-ratios and advantages with 0 wherever the mask is False."""
+    if not (log_prob.shape == old_log_prob.shape == advantage.shape):
+        shapes = f"{tuple(log_prob.shape)}, {tuple(old_log_prob.shape)}, {tuple(advantage.shape)}"
+        raise ValueError(f"log_prob, old_log_prob and advantage must have one shape, got {shapes}")
+    if mask is not None and mask.shape != log_prob.shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}, log_prob {tuple(log_prob.shape)}")
+    log_prob, old_log_prob, advantage = (_kept(x, mask) for x in (log_prob, old_log_prob, advantage))
+    return log_prob, log_prob - old_log_prob, advantage
+
+
+def _ratio(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+
+
+def _pessimistic(ratio: Tensor, advantage: Tensor, eps_low: float, eps_high: float) -> Tensor:
+    clipped = ratio.clamp(1.0 - eps_low, 1.0 + eps_high)
+    return torch.minimum(ratio * advantage, clipped * advantage)
+
+
+def _over_sequence(log_ratio: Tensor, mask: Tensor | None, *, mean: bool) -> Tensor:
+    if log_ratio.ndim < 2:
+        return log_ratio
+    total = log_ratio.sum(dim=-1, keepdim=True)
+    if mean:
+        count = log_ratio.shape[-1] if mask is None else mask.sum(dim=-1, keepdim=True).clamp(min=1)
+        total = total / count
+    return total.expand_as(log_ratio)
+
+
+def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
+    # Selecting before any arithmetic keeps a NaN in padding out of the gradient; multiplying by 0 would not.
+    return values if mask is None else torch.where(mask.bool(), values, 0.0)
+
+
+def _loss(surrogate: Tensor, mask: Tensor | None) -> Tensor:
+    return -_kept(surrogate, mask)

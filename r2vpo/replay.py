@@ -1,0 +1,99 @@
+"""Replay over iterations: the last few rollouts, drawn from uniformly (arXiv 2601.03320, Algorithm 2)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2vpo.errors import ConfigError
+
+Iteration = dict[str, Tensor]
+"""What one iteration collected, by name. The log-probs of the sampling policy are among it."""
+
+
+class ReplayBuffer:
+    """First-in-first-out store of whole iterations; samples are drawn uniformly over all of them.
+
+    A sample is addressed by its position when the stored iterations are laid end to end, oldest first.
+
+    Args:
+        capacity_iterations: Number of iterations kept, at least 1. With 1 the data is always on-policy.
+
+    Raises:
+        ConfigError: ``capacity_iterations`` below 1.
+    """
+
+    def __init__(self, capacity_iterations: int = 4) -> None:
+        if isinstance(capacity_iterations, bool) or not isinstance(capacity_iterations, int) or capacity_iterations < 1:
+            raise ConfigError("buffer_iterations", capacity_iterations, "a whole number of at least 1")
+        self.capacity_iterations = capacity_iterations
+        self._iterations: deque[Iteration] = deque(maxlen=capacity_iterations)
+        self._sizes: deque[int] = deque(maxlen=capacity_iterations)
+
+    @property
+    def iterations(self) -> tuple[Iteration, ...]:
+        """Stored iterations, oldest first."""
+        return tuple(self._iterations)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of samples in each stored iteration, oldest first."""
+        return tuple(self._sizes)
+
+    def __len__(self) -> int:
+        """Number of stored samples."""
+        return sum(self._sizes)
+
+    def add(self, iteration: Mapping[str, Tensor], num_samples: int) -> None:
+        """Store one iteration, dropping the oldest when full.
+
+        Args:
+            iteration: Tensors of any shape; the caller knows how its samples lie in them.
+            num_samples: Number of samples, at least 1.
+
+        Raises:
+            ValueError: ``num_samples`` below 1.
+        """
+        if num_samples < 1:
+            raise ValueError(f"an iteration needs at least 1 sample, got num_samples={num_samples}")
+        self._iterations.append(dict(iteration))
+        self._sizes.append(num_samples)
+
+    def ages(self) -> Tensor:
+        """Age in iterations of every stored sample, int64 ``[len(self)]``; the newest have age 0."""
+        newest_first = torch.arange(len(self._sizes) - 1, -1, -1)
+        return newest_first.repeat_interleave(torch.tensor(self.sizes, dtype=torch.int64))
+
+    def minibatches(self, batch_size: int, num_batches: int, generator: torch.Generator) -> Iterator[Tensor]:
+        """Yield ``num_batches`` tensors of ``batch_size`` sample positions (int64 ``[batch_size]``).
+
+        Positions come from one shuffled pass over the whole buffer after another, so each sample is drawn
+        equally often up to one; a minibatch may straddle two passes.
+
+        Raises:
+            ValueError: The buffer is empty.
+        """
+        if not len(self):
+            raise ValueError("cannot draw minibatches from an empty replay buffer")
+        needed = batch_size * num_batches
+        passes = -(-needed // len(self))
+        order = torch.cat([torch.randperm(len(self), generator=generator) for _ in range(passes)])
+        yield from order[:needed].split(batch_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Capacity and every stored iteration."""
+        return {
+            "capacity_iterations": self.capacity_iterations,
+            "iterations": list(self._iterations),
+            "sizes": list(self._sizes),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.__init__(state["capacity_iterations"])  # type: ignore[misc]
+        for iteration, size in zip(state["iterations"], state["sizes"], strict=True):
+            self.add(iteration, size)
