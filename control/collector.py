@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,12 +52,29 @@ class Collector:
         self.episode_lengths = np.zeros(envs.num_envs, dtype=np.int64)
 
     def reset(self, seed: int) -> None:
-        """Start a new episode in every environment; environment i is seeded ``seed + i``."""
+        """Start a new episode in every environment."""
         self.observations = self.envs.reset(seed)
         self.episode_returns[:] = 0.0
         self.episode_lengths[:] = 0
 
-    @torch.inference_mode()
+    def state_dict(self) -> dict[str, Any]:
+        """State of the environments and of the episodes under way."""
+        return {
+            "environments": self.envs.state_dict(),
+            "observations": self.observations,
+            "episode_returns": self.episode_returns,
+            "episode_lengths": self.episode_lengths,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Restore what :meth:`state_dict` returned; returns what the environments could not restore."""
+        self.reset(seed=0)
+        unknown = self.envs.load_state_dict(state["environments"])
+        self.observations = state["observations"]
+        self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
+        return unknown
+
+    @torch.no_grad()
     def collect(
         self, steps: int, on_step: Callable[[], None] | None = None
     ) -> tuple[Rollout, list[FinishedEpisode]]:

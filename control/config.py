@@ -103,6 +103,8 @@ class ControlConfig:
     """Threads of torch; one is fastest for networks this small. 0 leaves torch's own choice."""
     checkpoint_seconds: float = 30.0
     """Longest time between checkpoints of a run with a run directory."""
+    eval_episodes: int = 20
+    """Episodes of the evaluation that closes a run with a run directory; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
@@ -210,6 +212,7 @@ _CHECKS = (
     _whole("minibatch_size", 2),
     _whole("seed", 0),
     _whole("torch_threads", 0),
+    _whole("eval_episodes", 0),
     _real("lam", 0.0),
     *(_real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
     *(_real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
+from r2vpo.envs.state import capture_state, restore_state
 from r2vpo.errors import ConfigError, EnvironmentFailure
 
 
@@ -57,9 +58,16 @@ class VectorEnv:
         self._observations = np.empty((num_envs, *self.observation_space.shape))
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start new episodes, environment i seeded ``seed + i``; returns observations ``[N, D]``."""
+        """Start new episodes, each environment with a seed of its own derived from ``seed``.
+
+        Returns:
+            Observations, ``[N, D]``.
+        """
+        # Seeds seed, seed + 1, ... would give runs with neighbouring seeds almost the same environments.
+        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
-            self._observations[i] = self._call(i, "reset", seed=seed + i)[0]
+            self._observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
+        self._require_finite("observation", self._observations)
         return self._observations.copy()
 
     def step(self, actions: np.ndarray) -> VectorStep:
@@ -82,6 +90,27 @@ class VectorEnv:
         for i, final in finals.items():
             self._require_finite("final observation", final[None], first=i)
         return VectorStep(self._observations.copy(), rewards, terminated, truncated, finals)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every environment (see :func:`r2vpo.envs.state.capture_state`)."""
+        return {"envs": [capture_state(env) for env in self.envs], "observations": self._observations.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Restore what :meth:`state_dict` returned, on environments made the same way and reset once.
+
+        Returns:
+            Names of attributes that could not be captured; when there are any, the resumed run is valid but not
+            bit for bit the uninterrupted one.
+
+        Raises:
+            ValueError: The environments differ from the captured ones.
+        """
+        if len(state["envs"]) != self.num_envs:
+            raise ValueError(f"{len(state['envs'])} environments were saved, there are {self.num_envs}")
+        for env, saved in zip(self.envs, state["envs"], strict=True):
+            restore_state(env, saved)
+        self._observations[:] = state["observations"]
+        return sorted({name for saved in state["envs"] for name in saved["unknown"]})
 
     def close(self) -> None:
         """Close every environment."""

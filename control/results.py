@@ -1,0 +1,76 @@
+"""What a finished run leaves behind: summary.json, the curve, and a video on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from r2vpo.control.evaluation import BatchPolicy
+from r2vpo.envs.making import EnvSource, make_env
+from r2vpo.plotting import plot_runs
+from r2vpo.provenance import package_versions
+from r2vpo.run_directory import CURVE
+
+if TYPE_CHECKING:
+    from r2vpo.control.algorithm import R2VPO
+
+
+def finish_run(model: R2VPO) -> dict[str, Any]:
+    """Evaluate, and write summary.json and the curve into the model's run directory; returns the summary."""
+    assert model.run is not None
+    config = model.config
+    summary: dict[str, Any] = {
+        "env": config.env,
+        "algo": config.algo,
+        "objective": config.objective,
+        "seed": config.seed,
+        "total_steps": model.num_timesteps,
+        "steps_per_second": model.num_timesteps / model.train_seconds,
+        "train_seconds": model.train_seconds,
+        "versions": package_versions(),
+    }
+    if config.eval_episodes:
+        result = model.evaluate(config.eval_episodes)
+        stochastic = model.evaluate(config.eval_episodes, deterministic=False)
+        summary |= {
+            "eval_return_mean": result.mean,
+            "eval_return_std": result.std,
+            "eval_episodes": config.eval_episodes,
+            "eval_return_mean_stochastic": stochastic.mean,
+            "eval_length_mean": float(np.mean(result.lengths)),
+        }
+    model.run.write_summary(summary)
+    plot_runs([model.run.path], model.run.path / CURVE)
+    return summary
+
+
+def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 500) -> Path:
+    """Film the first ``max_steps`` steps of one episode as an mp4.
+
+    Raises:
+        RuntimeError: The environment renders no images.
+    """
+    import imageio.v2 as imageio
+
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    filmed = make_env(env, render_mode="rgb_array")
+    try:
+        observation, _ = filmed.reset(seed=seed)
+        fps = int(filmed.metadata.get("render_fps", 30))
+        with imageio.get_writer(path, fps=fps, macro_block_size=16) as writer:
+            for _ in range(max_steps):
+                frame = filmed.render()
+                if frame is None:
+                    raise RuntimeError(f"{env} renders no images")
+                writer.append_data(np.asarray(frame))
+                observation, _, terminated, truncated, _ = filmed.step(policy(observation[None])[0])
+                if terminated or truncated:
+                    break
+    finally:
+        filmed.close()
+    return path

@@ -1,0 +1,137 @@
+"""The training loop: collect, update, record, checkpoint, and stop without losing anything."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from r2vpo.control.callbacks import BaseCallback
+from r2vpo.control.results import finish_run
+from r2vpo.control.snapshot import take_snapshot
+from r2vpo.errors import EnvironmentFailure
+from r2vpo.progress import LiveLine
+
+if TYPE_CHECKING:
+    from r2vpo.control.algorithm import R2VPO
+
+RETURN_WINDOW = 20
+"""The live return is the mean over this many last training episodes."""
+
+
+class _Stop:
+    """Why training should end after the iteration under way."""
+
+    interrupted = False
+    by_callback = False
+
+    def __bool__(self) -> bool:
+        return self.interrupted or self.by_callback
+
+
+def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
+    """Iterate until the schedule of the model's config ends, a callback stops it, or Ctrl-C does."""
+    config, stop = model.config, _Stop()
+    end = model.schedule_start + config.total_steps
+    collector = model.collector
+    callback.init_callback(model)
+    callback.on_training_start({"self": model, "total_timesteps": config.total_steps})
+    last_checkpoint = time.monotonic()
+    line = LiveLine(end, "steps", done=model.num_timesteps, quiet=not progress_bar)
+    with _torch_threads(config.torch_threads), _finish_iteration_on_interrupt(stop), line:
+        while model.num_timesteps < end and not stop:
+            started = time.perf_counter()
+            metrics = _iterate(model, collector, callback, stop)
+            model.train_seconds += time.perf_counter() - started
+            _report(model, metrics, line)
+            if model.run is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+                model.run.save_checkpoint(take_snapshot(model))
+                last_checkpoint = time.monotonic()
+        if model.run is not None:
+            model.run.save_checkpoint(take_snapshot(model))
+    callback.on_training_end()
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    if model.run is not None and model.num_timesteps >= end:
+        finish_run(model)
+
+
+def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: _Stop) -> dict[str, Any]:
+    """One rollout and its update."""
+    config = model.config
+    begun_at = model.num_timesteps
+    learning_rate = config.learning_rate
+    if config.lr_schedule == "linear":
+        learning_rate *= max(0.0, 1.0 - (begun_at - model.schedule_start) / config.total_steps)
+
+    def on_step() -> None:
+        model.num_timesteps += config.num_envs
+        if not callback.on_step():
+            stop.by_callback = True
+
+    callback.on_rollout_start()
+    generator_state = model.generator.get_state()
+    try:
+        rollout, finished = collector.collect(config.rollout_steps, on_step)
+    except EnvironmentFailure as failure:
+        model.num_timesteps = begun_at
+        model.generator.set_state(generator_state)
+        if model.run is None:
+            raise
+        model.run.save_checkpoint(take_snapshot(model, with_environments=False))
+        saved = f"the run up to step {begun_at:,} is saved; resuming it begins new episodes"
+        raise EnvironmentFailure(f"{failure} ({saved})") from failure
+    for episode in finished:
+        model.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
+    callback.on_rollout_end()
+    summary = model.learner.update(rollout, learning_rate)
+    return {"learning_rate": learning_rate, "episodes": len(model.episodes.returns), **summary}
+
+
+def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:
+    recent = model.episodes.returns[-RETURN_WINDOW:]
+    mean_return = float(np.mean(recent)) if recent else None
+    lam = metrics["lam"] if model.learner.updater.objective.uses_dual else None
+    line.update(
+        model.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam}
+    )
+    if model.run is not None:
+        speed = model.num_timesteps / model.train_seconds
+        head = {"step": model.num_timesteps, "time": model.train_seconds, "return": mean_return}
+        model.run.append_metrics({**head, "steps_per_second": speed, **metrics})
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _finish_iteration_on_interrupt(stop: _Stop) -> Iterator[None]:
+    """First Ctrl-C: finish the iteration and save. Second: stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        stop.interrupted = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,131 @@
+"""Saving and restoring the exact state of Gymnasium environments, so that a resumed run repeats itself bit for bit.
+
+Gymnasium has no interface for this. What an environment can change is found in three places: the arrays of its
+``MjData`` (all of them: rewards may read quantities that lag the physics by a substep), the plain attributes of the
+environment and of each wrapper (elapsed steps, for example), and its random generator. An environment that keeps
+state elsewhere, such as Box2D bodies, is recognised and reported as not exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from r2vpo.checkpoint import generator_state, restore_generator
+
+_NEVER_STATE = {"env", "_saved_kwargs", "_np_random", "spec", "_cached_spec", "metadata", "_metadata", "model", "data"}
+_STATIC_TYPES = (
+    gym.spaces.Space,
+    gym.envs.registration.EnvSpec,
+    types.FunctionType,
+    types.MethodType,
+    types.ModuleType,
+    type,
+)
+_STATIC_MODULES = ("gymnasium.envs.mujoco.mujoco_rendering",)
+
+
+def capture_state(env: gym.Env) -> dict[str, Any]:
+    """State of one environment as plain values and arrays, for :func:`r2vpo.checkpoint.save_tree`.
+
+    Returns:
+        ``layers`` (attributes, outermost wrapper first), ``physics`` (bytes of ``MjData``, uint8, or None),
+        ``random`` and ``unknown`` (attributes that could not be captured; empty when the capture is exact).
+    """
+    layers, unknown = [], []
+    for layer in _layers(env):
+        kept = {}
+        for name, value in vars(layer).items():
+            if name in _NEVER_STATE or _is_static(value):
+                continue
+            if _is_plain(value):
+                kept[name] = copy.deepcopy(value)
+            else:
+                unknown.append(f"{type(layer).__name__}.{name}")
+        layers.append(kept)
+    return {
+        "layers": layers,
+        "physics": _pack_physics(env),
+        "random": generator_state(env.unwrapped.np_random),
+        "unknown": unknown,
+    }
+
+
+def restore_state(env: gym.Env, state: dict[str, Any]) -> None:
+    """Put an environment, made the same way and reset once, into a state from :func:`capture_state`.
+
+    Raises:
+        ValueError: The environment differs from the captured one (other wrappers, another model).
+    """
+    layers = list(_layers(env))
+    if len(layers) != len(state["layers"]):
+        raise ValueError(f"the environment has {len(layers)} layers of wrappers, the saved one {len(state['layers'])}")
+    for layer, attributes in zip(layers, state["layers"], strict=True):
+        vars(layer).update(copy.deepcopy(attributes))
+    _unpack_physics(env, state["physics"])
+    restore_generator(env.unwrapped.np_random, state["random"])
+
+
+def _layers(env: gym.Env) -> Iterator[gym.Env]:
+    yield env
+    while isinstance(env, gym.Wrapper):
+        env = env.env
+        yield env
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return not value.dtype.hasobject
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple) and all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str | int) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str | np.generic)
+
+
+def _is_static(value: Any) -> bool:
+    return isinstance(value, _STATIC_TYPES) or type(value).__module__ in _STATIC_MODULES
+
+
+def _physics_fields(env: gym.Env) -> list[str]:
+    """Arrays of MjData whose size the model fixes; the others are scratch space, refilled at every step."""
+    import mujoco
+
+    fresh = mujoco.MjData(env.unwrapped.model)
+    names = (name for name in dir(fresh) if not name.startswith("_"))
+    arrays = ((name, getattr(fresh, name)) for name in names)
+    return [name for name, value in arrays if isinstance(value, np.ndarray) and value.size]
+
+
+def _is_mujoco(env: gym.Env) -> bool:
+    return type(getattr(env.unwrapped, "data", None)).__name__ == "MjData"
+
+
+def _pack_physics(env: gym.Env) -> dict[str, Any] | None:
+    if not _is_mujoco(env):
+        return None
+    data = env.unwrapped.data
+    packed = [np.frombuffer(getattr(data, name).tobytes(), dtype=np.uint8) for name in _physics_fields(env)]
+    return {"bytes": np.concatenate(packed), "time": float(data.time)}
+
+
+def _unpack_physics(env: gym.Env, packed: dict[str, Any] | None) -> None:
+    if (packed is not None) != _is_mujoco(env):
+        raise ValueError("one of the environments is a MuJoCo environment and the other is not")
+    if packed is None:
+        return
+    data = env.unwrapped.data
+    arrays = [getattr(data, name) for name in _physics_fields(env)]
+    if sum(array.nbytes for array in arrays) != len(packed["bytes"]):
+        raise ValueError("the MuJoCo model or version differs from the saved one")
+    offset = 0
+    for array in arrays:
+        stored = packed["bytes"][offset : offset + array.nbytes]
+        array[...] = np.frombuffer(stored.tobytes(), dtype=array.dtype).reshape(array.shape)
+        offset += array.nbytes
+    data.time = packed["time"]
