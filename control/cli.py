@@ -1,0 +1,177 @@
+"""``r2vpo control train | evaluate | compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from r2vpo.control.commands import CompareCommand, EvaluateCommand, ResumeCommand, TrainCommand
+from r2vpo.control.config import Algo, ControlConfig, ObjectiveName
+from r2vpo.control.presets import config_dict, resolve_config
+from r2vpo.errors import CheckpointError, R2VPOError
+
+if TYPE_CHECKING:
+    from r2vpo.control.algorithm import R2VPO
+
+_USAGE = """usage: r2vpo control {train,evaluate,compare} ...
+
+  train      train an agent: R²VPO on- or off-policy, or any objective of the core
+  evaluate   evaluate a trained agent, and film it
+  compare    train several algorithms, ours and Stable-Baselines3's, and compare them
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the commands."""
+    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        print(f"r2vpo control: no command {arguments[0]!r}; there are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    return commands[arguments[0]](list(arguments[1:]))
+
+
+@dataclass(frozen=True)
+class _PresetKey:
+    """The arguments that choose a preset."""
+
+    env: str = ControlConfig.env
+    algo: Algo = ControlConfig.algo
+    objective: ObjectiveName = ControlConfig.objective
+
+
+def _train(arguments: list[str]) -> int:
+    if any(word.split("=")[0] == "--resume" for word in arguments):
+        return _resume(tyro.cli(ResumeCommand, args=arguments, prog="r2vpo control train"))
+    without_help = [word for word in arguments if word not in ("-h", "--help")]
+    key, _ = tyro.cli(
+        _PresetKey, args=without_help, return_unknown_args=True, add_help=False, prog="r2vpo control train"
+    )
+    preset = TrainCommand(**config_dict(resolve_config(asdict(key))))
+    command = tyro.cli(
+        TrainCommand, args=arguments, default=preset, prog="r2vpo control train", config=(tyro.conf.OmitArgPrefixes,)
+    )
+    settings = {f.name: getattr(command, f.name) for f in fields(ControlConfig)}
+    run_dir = command.run_dir or _default_run_dir(settings)
+    from r2vpo.control.algorithm import R2VPO
+
+    model = R2VPO(**settings, run_dir=run_dir)
+    return _run(model, command)
+
+
+def _resume(command: ResumeCommand) -> int:
+    from r2vpo.control.algorithm import R2VPO
+
+    return _run(R2VPO.resume(command.resume), command)
+
+
+def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
+    """Train to the end and say where everything is."""
+    assert model.run is not None
+    path = model.run.path
+    config = model.config
+    print(
+        f"{config.objective} {config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}, "
+        f"{config.num_envs} environments -> {path}"
+    )
+    try:
+        model.learn(progress_bar=not command.quiet)
+        if command.video:
+            _film(model, path / "video.mp4")
+    except KeyboardInterrupt:
+        print(f"\nstopped at step {model.num_timesteps:,}; go on with: r2vpo control train --resume {path}")
+        return 130
+    except R2VPOError:
+        print(f"to go on from the last checkpoint: r2vpo control train --resume {path}", file=sys.stderr)
+        raise
+    finally:
+        model.close()
+    _report(path, command.json)
+    return 0
+
+
+def _report(path: Path, json_copy: Path | None) -> None:
+    from r2vpo.run_directory import CHECKPOINT, CURVE, SUMMARY
+
+    text = (path / SUMMARY).read_text()
+    summary = json.loads(text)
+    if json_copy is not None:
+        json_copy.write_text(text)
+    if "eval_return_mean" in summary:
+        print(
+            f"evaluation  {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f} over "
+            f"{summary['eval_episodes']} episodes (sampling actions: {summary['eval_return_mean_stochastic']:.1f})"
+        )
+    print(f"trained     {summary['train_seconds']:.0f} s, {summary['steps_per_second']:,.0f} steps/s")
+    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", "video.mp4"), ("model", CHECKPOINT)):
+        if (path / file).exists():
+            print(f"{name:<12}{path / file}")
+
+
+def _film(model: R2VPO, path: Path) -> None:
+    from r2vpo.control.results import record_video
+
+    try:
+        record_video(model.act(deterministic=True), model.config.env, path, seed=model.config.seed)
+    except Exception as error:
+        # Rendering depends on drivers that a machine may lack; the trained agent is safe on disk by now.
+        print(f"no video: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _evaluate(arguments: list[str]) -> int:
+    command = tyro.cli(EvaluateCommand, args=arguments, prog="r2vpo control evaluate")
+    from r2vpo.control.algorithm import R2VPO
+    from r2vpo.provenance import package_versions
+    from r2vpo.run_directory import CHECKPOINT
+
+    if not command.run.exists():
+        raise CheckpointError(f"no run or model at {command.run}")
+    model = R2VPO.load(command.run / CHECKPOINT if command.run.is_dir() else command.run)
+    started = time.perf_counter()
+    result = model.evaluate(command.episodes, deterministic=not command.stochastic, seed=command.seed)
+    document = {
+        "env": model.config.env,
+        "trained_steps": model.num_timesteps,
+        "deterministic": not command.stochastic,
+        "eval_return_mean": result.mean,
+        "eval_return_std": result.std,
+        "eval_returns": result.returns,
+        "eval_lengths": result.lengths,
+        "eval_episodes": command.episodes,
+        "versions": package_versions(),
+    }
+    print(
+        f"{model.config.env}: {result.mean:.1f} ± {result.std:.1f} over {command.episodes} episodes "
+        f"(min {min(result.returns):.1f}, max {max(result.returns):.1f}), {time.perf_counter() - started:.1f} s"
+    )
+    if command.json is not None:
+        command.json.write_text(json.dumps(document, indent=2))
+    if command.video:
+        video = (command.run if command.run.is_dir() else command.run.parent) / "video.mp4"
+        _film(model, video)
+        if video.exists():
+            print(video)
+    return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    command = tyro.cli(CompareCommand, args=arguments, prog="r2vpo control compare")
+    from r2vpo.control.compare import compare
+
+    compare(command)
+    return 0
+
+
+def _default_run_dir(settings: dict[str, Any]) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    env = settings["env"].replace("/", "-")
+    return Path("runs") / f"{env}-{settings['objective']}-{settings['algo']}-seed{settings['seed']}-{stamp}"

@@ -1,0 +1,57 @@
+"""The ``r2vpo`` command. Each group lives with its backend and is loaded only when asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from r2vpo.errors import R2VPOError
+
+GROUPS = {
+    "control": ("r2vpo.control.cli", "train, evaluate and compare agents on continuous control"),
+    "plot": ("r2vpo.plot_command", "draw the training curves of one or more runs"),
+    "bench": ("r2vpo.bench_command", "measure speed beside other libraries"),
+}
+
+_HELP = """usage: r2vpo COMMAND ...
+
+Ratio-variance regularized policy optimization.
+
+commands:
+{commands}
+
+r2vpo COMMAND --help tells more about each.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0: done. 1: an error that was explained on standard error. 2: unusable arguments. 130: interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        rows = (f"  {name:<10}{text}" for name, (_, text) in GROUPS.items())
+        print(_HELP.format(commands="\n".join(rows)), end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        from r2vpo.provenance import package_versions
+
+        print(f"r2vpo {package_versions().get('r2vpo', 'from source')}")
+        return 0
+    if words[0] not in GROUPS:
+        print(f"r2vpo: there is no command {words[0]!r}; the commands are {', '.join(GROUPS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(GROUPS[words[0]][0]).main(words[1:]) or 0)
+    except R2VPOError as error:
+        print(f"r2vpo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nr2vpo: interrupted; what was computed is saved", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
