@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -95,12 +97,16 @@ def train_peer(
     return PeerRun(act, episodes, train_seconds, config)
 
 
-def _load(name: str) -> Any:
+def require_installed(name: str) -> None:
+    """Raise ConfigError unless ``name`` is a peer whose package is installed; imports nothing heavy."""
     if name not in PEERS:
         raise ConfigError("algo", name, f"one of {', '.join(PEERS)}")
+    package = PEERS[name][0]
+    if find_spec(package) is None:
+        raise ConfigError("algo", name, f"installed; run pip install {package.replace('_', '-')}")
+
+
+def _load(name: str) -> Any:
+    require_installed(name)
     package, class_name, _ = PEERS[name]
-    try:
-        module = __import__(package)
-    except ImportError as error:
-        raise ConfigError("algo", name, f"installed; run pip install {package.replace('_', '-')}") from error
-    return getattr(module, class_name)
+    return getattr(import_module(package), class_name)

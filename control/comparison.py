@@ -1,0 +1,100 @@
+"""The table and the picture of a comparison, from its study lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from r2vpo.control.stats import bootstrap_interval, interquartile_mean, summarise
+from r2vpo.plotting import new_figure, save_figure
+
+Line = dict[str, Any]
+
+
+def summarise_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """One row for each task and algorithm: scores over seeds with intervals, and speed."""
+    rows = []
+    for env in _unique(lines, "env"):
+        for algo in _unique(lines, "algo"):
+            runs = [line for line in lines if line["env"] == env and line["algo"] == algo]
+            if not runs:
+                continue
+            rows.append(
+                {
+                    "env": env,
+                    "algo": algo,
+                    "seeds": sorted(run["seed"] for run in runs),
+                    "total_steps": runs[0]["total_steps"],
+                    "deterministic": summarise([run["eval_return_mean"] for run in runs]),
+                    "stochastic": summarise([run["eval_return_mean_stochastic"] for run in runs]),
+                    "steps_per_second": float(np.median([run["steps_per_second"] for run in runs])),
+                }
+            )
+    return rows
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the rows of :func:`summarise_lines`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="return after training, over seeds [95 % bootstrap interval]")
+    for heading in ("task", "algorithm", "seeds"):
+        table.add_column(heading)
+    for heading in ("mean", "IQM", "IQM, sampled actions", "steps/s"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["env"],
+            row["algo"],
+            str(len(row["seeds"])),
+            _cell(row["deterministic"], "mean"),
+            _cell(row["deterministic"], "iqm"),
+            _cell(row["stochastic"], "iqm"),
+            f"{row['steps_per_second']:,.0f}",
+        )
+    Console(width=120).print(table)
+
+
+def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
+    """One panel a task: IQM of the training return over seeds, with its bootstrap interval as a band."""
+    envs, algos = _unique(lines, "env"), _unique(lines, "algo")
+    columns = min(3, len(envs))
+    rows = -(-len(envs) // columns)
+    figure, axes = new_figure(rows, columns, (5.0 * columns, 4.0 * rows))
+    for axis, env in zip(axes.flat, envs, strict=False):
+        for i, algo in enumerate(algos):
+            runs = [line for line in lines if line["env"] == env and line["algo"] == algo]
+            if runs:
+                _draw(axis, runs, f"C{i}", algo)
+        axis.set_title(f"{env}, {len({line['seed'] for line in lines if line['env'] == env})} seeds")
+        axis.set_xlabel("environment steps")
+        axis.set_ylabel("training return, IQM")
+    for axis in axes.flat[len(envs) :]:
+        axis.set_visible(False)
+    axes.flat[0].legend(fontsize=8)
+    return save_figure(figure, output)
+
+
+def _draw(axis: Any, runs: Sequence[Line], color: str, label: str) -> None:
+    steps = np.array(runs[0]["steps"])
+    returns = np.array([[np.nan if r is None else r for r in run["returns"]] for run in runs])
+    known = ~np.isnan(returns).any(axis=0)
+    steps, returns = steps[known], returns[:, known]
+    if not len(steps):
+        return
+    axis.plot(steps, interquartile_mean(returns, axis=0), color=color, label=label, linewidth=1.6)
+    band = np.array([bootstrap_interval(column) for column in returns.T])
+    axis.fill_between(steps, band[:, 0], band[:, 1], color=color, alpha=0.15, linewidth=0)
+
+
+def _cell(summary: dict[str, Any], name: str) -> str:
+    low, high = summary[f"{name}_interval"]
+    return f"{summary[name]:.0f} [{low:.0f}, {high:.0f}]"
+
+
+def _unique(lines: Sequence[Line], name: str) -> list[str]:
+    return list(dict.fromkeys(line[name] for line in lines))
