@@ -21,6 +21,7 @@ from r2vpo.control.gaussian import ActionBounds
 from r2vpo.control.learner import Learner
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.control.snapshot import read_identity, restore_environments, restore_snapshot, take_snapshot
+from r2vpo.control.threads import torch_threads
 from r2vpo.control.training import train
 from r2vpo.envs.making import EnvSource
 from r2vpo.envs.vector import VectorEnv
@@ -73,7 +74,8 @@ class R2VPO:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.predict_generator = torch.Generator().manual_seed(config.seed)
         sizes = self.observation_space.shape[0], self.action_space.shape[0]
-        self.learner = Learner(*sizes, config, self.generator)
+        with torch_threads(config.torch_threads):
+            self.learner = Learner(*sizes, config, self.generator)
         self.episodes = EpisodeLog()
         self.num_timesteps = 0
         """Environment steps taken, over all environments."""

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from r2vpo.control.callbacks import BaseCallback
 from r2vpo.control.results import finish_run
 from r2vpo.control.snapshot import take_snapshot
+from r2vpo.control.threads import torch_threads
 from r2vpo.errors import EnvironmentFailure
 from r2vpo.progress import LiveLine
 
@@ -44,7 +44,7 @@ def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
     callback.on_training_start({"self": model, "total_timesteps": config.total_steps})
     last_checkpoint = time.monotonic()
     line = LiveLine(end, "steps", done=model.num_timesteps, quiet=not progress_bar)
-    with _torch_threads(config.torch_threads), _finish_iteration_on_interrupt(stop), line:
+    with torch_threads(config.torch_threads), _finish_iteration_on_interrupt(stop), line:
         while model.num_timesteps < end and not stop:
             started = time.perf_counter()
             metrics = _iterate(model, collector, callback, stop)
@@ -105,17 +105,6 @@ def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:
         speed = model.num_timesteps / model.train_seconds
         head = {"step": model.num_timesteps, "time": model.train_seconds, "return": mean_return}
         model.run.append_metrics({**head, "steps_per_second": speed, **metrics})
-
-
-@contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

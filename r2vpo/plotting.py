@@ -46,11 +46,12 @@ def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
                 axis.plot(*np.transpose(points), label=label, linewidth=1.4)
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("environment steps")
+            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
     for axis, (name, _) in zip(axes.flat, _PANELS, strict=True):
         if name == "max_ratio":
             axis.set_yscale("log")
     _draw_delta(axes.flat[1], [run_dir for run_dir, _ in runs])
-    axes.flat[0].legend(fontsize=8)
+    axes.flat[1].legend(fontsize=8)
     return save_figure(figure, output)
 
 

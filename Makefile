@@ -1,0 +1,74 @@
+# `make train` and `make test` set everything up by themselves: a virtual environment in .venv, PyTorch (the CPU
+# build on a Linux machine without an NVIDIA GPU), this package, and the versions in constraints.txt.
+
+PYTHON      ?= python3
+RUN_DIR     ?= runs/halfcheetah-$(shell date +%Y%m%d-%H%M%S)
+TRAIN_ARGS  ?= --env HalfCheetah-v5 --total-steps 200000 --seed 0 --run-dir $(RUN_DIR) --video
+PYTEST_ARGS ?=
+# The index to try first for PyTorch. Empty means pip's own; another one may be given, for ROCm say.
+TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
+
+VENV := .venv
+RUN  := $(VENV)/bin/python -m
+PIP  := $(RUN) pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint types check format bench clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON, RUN_DIR, TRAIN_ARGS, PYTEST_ARGS, TORCH_INDEX"
+
+train: $(VENV)/train.stamp ## train a HalfCheetah and film it (another task: TRAIN_ARGS="--env ...")
+	$(VENV)/bin/r2vpo control train $(TRAIN_ARGS)
+
+test: check ## lint, types and the tests (some of them: PYTEST_ARGS="-k dual")
+	$(RUN) pytest $(PYTEST_ARGS)
+
+check: lint types ## lint and types
+
+lint: $(VENV)/dev.stamp ## ruff: rules and formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: $(VENV)/dev.stamp ## mypy, strict on the core
+	$(RUN) mypy
+
+format: $(VENV)/dev.stamp ## rewrite the code as ruff wants it
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+bench: $(VENV)/dev.stamp ## measure training speed beside Stable-Baselines3 (benchmarks/control_speed.json)
+	$(VENV)/bin/r2vpo bench control --json benchmarks/control_speed.json
+
+clean: ## delete caches and build products; runs/ and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find r2vpo envs llm control scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. Each stamp is touched when its step is done, so a second run installs nothing.
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "Python 3.11 or newer is needed, and $(PYTHON) is: $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	  echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Making a virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/torch.stamp: $(VENV)/python.stamp constraints.txt
+	@index="$(TORCH_INDEX)"; torch=$$(grep '^torch==' constraints.txt); \
+	echo "Installing $$torch ($${index:-from the default index})"; \
+	if [ -n "$$index" ]; then \
+	  timeout 12 $(PIP) index versions torch --index-url "$$index" --retries 0 --timeout 5 >/dev/null 2>&1 && \
+	  $(PIP) install --quiet --no-deps --index-url "$$index" "$$torch" || { \
+	    echo "$$index does not have it or cannot be reached: taking $$torch from the default index"; index=; }; \
+	fi; \
+	[ -n "$$index" ] || $(PIP) install --quiet "$$torch" -c constraints.txt
+	@touch $@
+
+$(VENV)/train.stamp: EXTRAS := control
+$(VENV)/dev.stamp: EXTRAS := control,compare,dev
+$(VENV)/train.stamp $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
+	@echo "Installing r2vpo[$(EXTRAS)] (about a minute the first time)"
+	@$(PIP) install --quiet --editable '.[$(EXTRAS)]' -c constraints.txt
+	@touch $@
