@@ -1,0 +1,249 @@
+"""Bad input ends in an error that names the field, the value and what is allowed, and nothing is lost."""
+
+import json
+import pickle
+import zipfile
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from small_envs import FailingEnv, IdentityEnv
+
+from r2vpo.checkpoint import load_tree, save_tree
+from r2vpo.cli import main
+from r2vpo.control import R2VPO, ControlConfig
+from r2vpo.errors import (
+    CheckpointError,
+    ConfigError,
+    EnvironmentFailure,
+    RunDirectoryError,
+    TrainingDiverged,
+)
+
+SMALL = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, "eval_episodes": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lam", -0.1),
+        ("lam", float("nan")),
+        ("delta", 0.0),
+        ("delta", -1.0),
+        ("objective", "trpo"),
+        ("algo", "both"),
+        ("dual", "newton"),
+        ("gamma", 1.5),
+        ("num_envs", 0),
+        ("num_envs", 2.5),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("inf")),
+        ("hidden_sizes", ()),
+        ("total_steps", 0),
+        ("seed", -1),
+        ("utd", 0),
+        ("buffer_iterations", 0),
+        ("eps", -0.2),
+        ("action_bounds", "wrap"),
+    ],
+)
+def test_setting_out_of_range(field, value):
+    with pytest.raises(ConfigError) as error:
+        ControlConfig(**{field: value})
+    assert field in str(error.value)
+    assert repr(value) in str(error.value)
+    assert "must be" in str(error.value)
+
+
+def test_minibatch_larger_than_the_batch_names_both_sizes():
+    with pytest.raises(ConfigError, match=r"minibatch_size=64 .* at most num_envs \* rollout_steps = 2 \* 16 = 32"):
+        R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=64)
+
+
+def test_adaptive_dual_needs_a_delta():
+    with pytest.raises(ConfigError, match="delta=None"):
+        ControlConfig(dual="adaptive", delta=None)
+
+
+def test_unknown_setting_lists_the_known_ones():
+    with pytest.raises(ConfigError, match=r"n_steps=64 .* rollout_steps"):
+        R2VPO(IdentityEnv, n_steps=64)
+
+
+def test_hyperparameter_of_another_objective():
+    with pytest.raises(ConfigError, match="cap=3"):
+        R2VPO(IdentityEnv, objective="spo", cap=3)
+
+
+def test_unknown_environment_suggests_a_name():
+    with pytest.raises(ConfigError, match="HalfCheetah-v5"):
+        R2VPO("HalfCheeta-v5")
+
+
+@pytest.mark.parametrize(("env", "field"), [("CartPole-v1", "action_space"), ("FrozenLake-v1", "observation_space")])
+def test_spaces_that_are_no_boxes(env, field):
+    with pytest.raises(ConfigError, match=f"{field}.*Box"):
+        R2VPO(env)
+
+
+def test_image_observations_are_refused():
+    class Image(IdentityEnv):
+        observation_space = gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+    with pytest.raises(ConfigError, match=r"one-dimensional Box"):
+        R2VPO(Image)
+
+
+@pytest.mark.parametrize("failure", ["raise", "nan reward", "nan observation"])
+def test_failing_environment_loses_nothing(tmp_path, failure):
+    made = []
+
+    def make():
+        made.append(FailingEnv(failure if len(made) == 1 else None))
+        return made[-1]
+
+    model = R2VPO(make, run_dir=tmp_path / "run", total_steps=320, **SMALL)
+    expected = "the simulator is gone" if failure == "raise" else failure.removeprefix("nan ")
+    with pytest.raises(EnvironmentFailure, match=f"environment 1 of 2.*{expected}") as error:
+        model.learn()
+    assert "step 32 is saved" in str(error.value)
+    model.close()
+    resumed = R2VPO.resume(tmp_path / "run", env=IdentityEnv)
+    assert resumed.num_timesteps == 32
+    resumed.learn()
+    assert resumed.num_timesteps == 320
+    resumed.close()
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(32, 321, 32))
+
+
+def test_failure_without_a_run_directory_is_reported_as_it_is():
+    with pytest.raises(EnvironmentFailure, match="RuntimeError"):
+        R2VPO(FailingEnv, total_steps=320, **SMALL).learn()
+
+
+def test_updates_without_one_finite_step_stop_the_run(monkeypatch, tmp_path):
+    model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", total_steps=320, **SMALL)
+    original = model.learner._score
+
+    def broken(minibatch):
+        scored = original(minibatch)
+        scored.auxiliary_loss = scored.auxiliary_loss * float("nan")
+        return scored
+
+    monkeypatch.setattr(model.learner.updater, "score", broken)
+    before = [p.clone() for p in model.learner.policy.parameters()]
+    with pytest.raises(TrainingDiverged, match="non-finite"):
+        model.learn()
+    assert all((p == q).all() for p, q in zip(before, model.learner.policy.parameters(), strict=True))
+    model.close()
+
+
+class TestCheckpoints:
+    @pytest.fixture
+    def saved(self, tmp_path):
+        R2VPO(IdentityEnv, **SMALL).learn(64).save(tmp_path / "model.zip")
+        return tmp_path / "model.zip"
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere\.zip"):
+            R2VPO.load(tmp_path / "nowhere.zip")
+
+    @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+    def test_truncated(self, saved, kept):
+        content = saved.read_bytes()
+        saved.write_bytes(content[: int(kept * len(content))])
+        with pytest.raises(CheckpointError, match="truncated, damaged or foreign"):
+            R2VPO.load(saved)
+
+    def test_foreign_zip(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "sb3.zip", "w") as archive:
+            archive.writestr("data", "{}")
+        with pytest.raises(CheckpointError, match="not a checkpoint of this library"):
+            R2VPO.load(tmp_path / "sb3.zip")
+
+    def test_pickle_is_not_executed(self, tmp_path):
+        class Payload:
+            def __reduce__(self):
+                return (exec, (f"open({str(tmp_path / 'executed')!r}, 'w')",))
+
+        (tmp_path / "evil.zip").write_bytes(pickle.dumps(Payload()))
+        with pytest.raises(CheckpointError):
+            R2VPO.load(tmp_path / "evil.zip")
+        assert not (tmp_path / "executed").exists()
+
+    def test_of_another_kind(self, tmp_path):
+        save_tree(tmp_path / "other.zip", {"kind": "r2vpo.llm"})
+        with pytest.raises(CheckpointError, match=r"r2vpo\.llm"):
+            R2VPO.load(tmp_path / "other.zip")
+
+    def test_with_other_shapes(self, saved):
+        tree = load_tree(saved)
+        tree["config"]["hidden_sizes"] = (32, 32)
+        save_tree(saved, tree)
+        with pytest.raises(CheckpointError, match="size mismatch"):
+            R2VPO.load(saved)
+
+    def test_made_from_a_function_asks_for_it(self, saved):
+        model = R2VPO.load(saved)
+        assert model.predict(np.zeros(2, np.float32))[0].shape == (2,)
+        with pytest.raises(ConfigError, match="env=None"):
+            model.learn(64)
+        assert R2VPO.load(saved, env=IdentityEnv).learn(64).num_timesteps == 64
+
+
+class TestRunDirectory:
+    def test_that_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RunDirectoryError, match="cannot be written"):
+            R2VPO(IdentityEnv, run_dir=tmp_path / "file" / "run", **SMALL)
+
+    def test_that_is_in_use(self, tmp_path):
+        model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL)
+        with pytest.raises(RunDirectoryError, match="in use"):
+            R2VPO.resume(tmp_path / "run", env=IdentityEnv)
+        model.close()
+
+    def test_that_holds_a_run(self, tmp_path):
+        R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL).close()
+        with pytest.raises(RunDirectoryError, match="already holds a run"):
+            R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL)
+
+    def test_without_a_run(self, tmp_path):
+        with pytest.raises(RunDirectoryError, match="holds no run"):
+            R2VPO.resume(tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_stopped_before_its_first_checkpoint(self, tmp_path):
+        R2VPO("Pendulum-v1", run_dir=tmp_path / "run", total_steps=64, **SMALL).close()
+        model = R2VPO.resume(tmp_path / "run")
+        assert model.learn().num_timesteps == 64
+        model.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["control", "train", "--env", "Nothing-v0"], "env='Nothing-v0'"),
+        (["control", "train", "--env", "CartPole-v1"], "action_space"),
+        (["control", "train", "--delta", "0"], "delta=0"),
+        (["control", "train", "--resume", "/nonexistent/run"], "holds no run"),
+        (["control", "evaluate", "/nonexistent/run"], "no run or model at"),
+        (["control", "compare", "--algos", "dqn"], "algos='dqn'"),
+        (["control", "compare", "--seeds", "0"], "seeds=0"),
+        (["plot", "/nonexistent/run"], "no metrics"),
+        (["control", "walk"], "walk"),
+        (["fly"], "fly"),
+    ],
+)
+def test_command_line_errors_are_one_line_without_a_traceback(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(words)
+    except SystemExit as exit_:  # how the argument parser refuses
+        status = exit_.code
+    captured = capsys.readouterr()
+    assert status in (1, 2)
+    assert said in (captured.err + captured.out).replace("\n", " ")
+    assert "Traceback" not in captured.err + captured.out
+    assert not list(tmp_path.iterdir())
