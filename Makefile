@@ -13,6 +13,7 @@ RUN  := $(VENV)/bin/python -m
 PIP  := $(RUN) pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
+.NOTPARALLEL:
 .PHONY: help train test lint types check format bench clean
 
 help: ## list these targets
@@ -55,13 +56,15 @@ $(VENV)/python.stamp:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+# The index is asked first, and briefly: pip itself would wait long for a host that does not answer.
 $(VENV)/torch.stamp: $(VENV)/python.stamp constraints.txt
 	@index="$(TORCH_INDEX)"; torch=$$(grep '^torch==' constraints.txt); \
-	echo "Installing $$torch ($${index:-from the default index})"; \
+	echo "Installing $$torch from $${index:-the default index}"; \
 	if [ -n "$$index" ]; then \
-	  timeout 12 $(PIP) index versions torch --index-url "$$index" --retries 0 --timeout 5 >/dev/null 2>&1 && \
+	  PIP_FIND_LINKS="$$index" PIP_EXTRA_INDEX_URL="$$index" timeout 12 $(PIP) index versions torch \
+	    --index-url "$$index" --retries 0 --timeout 5 >/dev/null 2>&1 && \
 	  $(PIP) install --quiet --no-deps --index-url "$$index" "$$torch" || { \
-	    echo "$$index does not have it or cannot be reached: taking $$torch from the default index"; index=; }; \
+	    echo "It cannot be had there: taking $$torch from the default index instead"; index=; }; \
 	fi; \
 	[ -n "$$index" ] || $(PIP) install --quiet "$$torch" -c constraints.txt
 	@touch $@
@@ -71,4 +74,4 @@ $(VENV)/dev.stamp: EXTRAS := control,compare,dev
 $(VENV)/train.stamp $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
 	@echo "Installing r2vpo[$(EXTRAS)] (about a minute the first time)"
 	@$(PIP) install --quiet --editable '.[$(EXTRAS)]' -c constraints.txt
-	@touch $@
+	@touch $(VENV)/train.stamp $@
