@@ -44,7 +44,7 @@ bench: $(VENV)/dev.stamp ## measure training speed beside Stable-Baselines3 (ben
 
 clean: ## delete caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find r2vpo envs llm control scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # Set-up. Each stamp is touched when its step is done, so a second run installs nothing.
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r2vpo.control.actor import NumpyActor
 from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
 from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import EnvironmentFailure
@@ -93,22 +94,23 @@ class Collector:
         assert self.observations is not None, "reset first"
         num_envs, observation_size = self.observations.shape
         std = self.policy.bounded_log_std().exp()
-        noise = torch.randn(steps, num_envs, len(std), generator=self.generator) * std
+        noise = (torch.randn(steps, num_envs, len(std), generator=self.generator) * std).numpy()
+        actor = NumpyActor(self.policy)
         observations = np.empty((steps, num_envs, observation_size), dtype=np.float32)
         rewards = np.empty((steps, num_envs))
         terminated, done = np.empty((2, steps, num_envs), dtype=bool)
-        actions = torch.empty_like(noise)
+        actions = np.empty_like(noise)
         finals: list[np.ndarray] = []
         finished: list[FinishedEpisode] = []
         for t in range(steps):
             observations[t] = self.observations
-            torch.add(self.policy.mean(torch.from_numpy(observations[t])), noise[t], out=actions[t])
-            step = self.envs.step(self.bounds(actions[t].numpy()))
+            actions[t] = actor.mean(observations[t]) + noise[t]
+            step = self.envs.step(self.bounds(actions[t]))
             self.observations = step.observations
             rewards[t], terminated[t], done[t] = step.rewards, step.terminated, step.terminated | step.truncated
             self.episode_returns += step.rewards
             self.episode_lengths += 1
-            for i in np.flatnonzero(done[t]):
+            for i in sorted(step.final_observations):
                 finals.append(step.final_observations[i])
                 taken = (t + 1) * num_envs
                 finished.append(
@@ -119,7 +121,7 @@ class Collector:
                 on_step()
         rollout = {
             "observations": torch.from_numpy(observations),
-            "actions": actions,
+            "actions": torch.from_numpy(actions),
             "rewards": torch.from_numpy(rewards),
             "terminated": torch.from_numpy(terminated),
             "done": torch.from_numpy(done),

@@ -46,7 +46,7 @@ class GaussianPolicy(Policy):
 
     def mean(self, observations: Tensor) -> Tensor:
         """Mean action ``[N, A]`` for raw observations ``[N, D]``."""
-        return self.network(self.normalizer(observations))
+        return run_mlp(self.network, self.normalizer(observations))
 
     def bounded_log_std(self) -> Tensor:
         """Logarithm of the standard deviation, ``[A]``, within its bounds."""
@@ -54,8 +54,12 @@ class GaussianPolicy(Policy):
 
     def log_prob(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Log-density of the batch's actions, ``[N]``."""
+        return self.log_prob_standardised(self.normalizer(batch["observations"]), batch["actions"])
+
+    def log_prob_standardised(self, inputs: Tensor, actions: Tensor) -> Tensor:
+        """:meth:`log_prob` for observations that went through the normaliser already."""
         log_std = self.bounded_log_std()
-        deviation = (batch["actions"] - self.mean(batch["observations"])) * torch.exp(-log_std)
+        deviation = (actions - run_mlp(self.network, inputs)) * torch.exp(-log_std)
         return -0.5 * deviation.square().sum(-1) - (log_std + _HALF_LOG_TWO_PI).sum()
 
     def entropy(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -86,7 +90,11 @@ class ValueFunction(nn.Module):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Values ``[N]`` of raw observations ``[N, D]``."""
-        return self.network(self.normalizer(observations)).squeeze(-1)
+        return self.forward_standardised(self.normalizer(observations))
+
+    def forward_standardised(self, inputs: Tensor) -> Tensor:
+        """Values ``[N]`` of observations that went through the normaliser already."""
+        return run_mlp(self.network, inputs).squeeze(-1)
 
 
 class ActionBounds:
@@ -103,8 +111,16 @@ class ActionBounds:
     def __call__(self, samples: np.ndarray) -> np.ndarray:
         """``[N, A]`` samples to ``[N, A]`` actions."""
         if self.kind == "clip":
-            return np.clip(samples, self.low, self.high)
+            return np.minimum(np.maximum(samples, self.low), self.high)
         return self.low + 0.5 * (np.tanh(samples) + 1.0) * (self.high - self.low)
+
+
+def run_mlp(network: nn.Sequential, inputs: Tensor) -> Tensor:
+    """What ``network(inputs)`` computes, without the cost of a module call per layer."""
+    *hidden, last = (layer for layer in network if isinstance(layer, nn.Linear))
+    for layer in hidden:
+        inputs = torch.tanh(nn.functional.linear(inputs, layer.weight, layer.bias))
+    return nn.functional.linear(inputs, last.weight, last.bias)
 
 
 def mlp(

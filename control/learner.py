@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from r2vpo.control.collector import Rollout
 from r2vpo.control.config import ControlConfig
+from r2vpo.control.flat import flatten_parameters
 from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
 from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
 from r2vpo.control.targets import Estimator, join_samples
@@ -40,14 +42,15 @@ class Learner:
         self.value_function = ValueFunction(normalizer, config.hidden_sizes, generator)
         self.reward_scaler = RewardScaler(config.num_envs, config.gamma, config.normalize_rewards)
         self.buffer = ReplayBuffer(config.stored_iterations)
-        parameters = [*self.policy.parameters(), *self.value_function.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-5, fused=True)
+        parameters = flatten_parameters([*self.policy.parameters(), *self.value_function.parameters()])
+        self.optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, eps=1e-5, fused=True)
         self.updater = PolicyUpdater(
             make_objective(config.objective, **config.objective_hyperparameters),
             DualController(config.lam, config.delta, config.eta, config.dual),
             self.optimizer,
             self._score,
             config.max_grad_norm,
+            drop_gradients=False,
         )
 
     def update(self, rollout: Rollout, learning_rate: float) -> dict[str, Any]:
@@ -67,9 +70,9 @@ class Learner:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
         samples = self._store_and_estimate(rollout)
+        samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
-        for index in self.buffer.minibatches(batch_size, self._gradient_steps(), self.generator):
-            minibatch = {name: values[index] for name, values in samples.items()}
+        for minibatch in self._minibatches(samples):
             if self.updater.step([minibatch], count=batch_size):
                 self.policy.keep_log_std_in_bounds()
         summary = self.updater.summary()
@@ -124,6 +127,18 @@ class Learner:
             samples = join_samples(parts, normalize)
         return {**samples, "age": self.buffer.ages()}
 
+    def _minibatches(self, samples: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Minibatches in random order; gathering many at once costs less than gathering each."""
+        batch_size = self.config.minibatch_size
+        together = max(1, len(self.buffer) // batch_size)
+        order = self.buffer.minibatches(batch_size * together, -(-self._gradient_steps() // together), self.generator)
+        left = self._gradient_steps()
+        for index in order:
+            gathered = {name: values[index].split(batch_size) for name, values in samples.items()}
+            for i in range(min(left, together)):
+                yield {name: parts[i] for name, parts in gathered.items()}
+            left -= together
+
     def _gradient_steps(self) -> int:
         """Steps of this update, in proportion to the fill of the buffer while it grows."""
         full = self.config.gradient_steps
@@ -134,12 +149,14 @@ class Learner:
         return round(once + (full - once) * fill)
 
     def _score(self, minibatch: dict[str, Tensor]) -> Scored:
-        error = self.value_function(minibatch["observations"]) - minibatch["value_target"]
+        """Score samples whose observations are standardised already."""
+        inputs = minibatch["observations"]
+        error = self.value_function.forward_standardised(inputs) - minibatch["value_target"]
         auxiliary = self.config.value_coef * error.square().mean()
         if self.config.entropy_coef:
             auxiliary = auxiliary - self.config.entropy_coef * self.policy.entropy(minibatch).mean()
         return Scored(
-            self.policy.log_prob(minibatch),
+            self.policy.log_prob_standardised(inputs, minibatch["actions"]),
             minibatch["old_log_prob"],
             minibatch["advantage"],
             age=minibatch["age"],

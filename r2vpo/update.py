@@ -58,6 +58,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         optimizer: Over the parameters to train.
         score: Turns a micro-batch into a :class:`Scored`.
         max_grad_norm: Gradients are scaled so that their joint 2-norm is at most this.
+        drop_gradients: Free gradients between steps; False zeroes them in place.
     """
 
     def __init__(
@@ -67,13 +68,16 @@ class PolicyUpdater(Generic[MicroBatch]):
         optimizer: torch.optim.Optimizer,
         score: Callable[[MicroBatch], Scored],
         max_grad_norm: float,
+        drop_gradients: bool = True,
     ) -> None:
         self.objective = objective
         self.dual = dual
         self.optimizer = optimizer
         self.score = score
         self.max_grad_norm = max_grad_norm
+        self.drop_gradients = drop_gradients
         self.log = UpdateLog()
+        self._uses_dual = objective.uses_dual
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(self, micro_batches: Sequence[MicroBatch], count: int) -> bool:
@@ -88,8 +92,8 @@ class PolicyUpdater(Generic[MicroBatch]):
         Returns:
             Whether the step was taken.
         """
-        self.optimizer.zero_grad(set_to_none=True)
-        overrides: dict[str, Any] = {"lam": self.dual.lam} if self.objective.uses_dual else {}
+        self.optimizer.zero_grad(set_to_none=self.drop_gradients)
+        overrides: dict[str, Any] = {"lam": self.dual.lam} if self._uses_dual else {}
         square_sum, auxiliary = 0.0, 0.0
         seen: list[Scored] = []
         for micro_batch in micro_batches:
@@ -121,7 +125,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         ``lam``, ``grad_norm``, ``auxiliary_loss``, ``gradient_steps`` and ``skipped_steps``.
         """
         log, self.log = self.log, UpdateLog()
-        lam = self.dual.lam if self.objective.uses_dual else 0.0
+        lam = self.dual.lam if self._uses_dual else 0.0
         values: dict[str, Any] = {
             "lam": lam,
             "gradient_steps": len(log.grad_norms),
@@ -152,6 +156,6 @@ class PolicyUpdater(Generic[MicroBatch]):
         return float((log_ratio.exp() - 1.0).square().sum())
 
     def _skip(self) -> bool:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.drop_gradients)
         self.log.skipped += 1
         return False

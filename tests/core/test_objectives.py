@@ -104,7 +104,7 @@ def by_hand(name, hyperparameters, log_prob, old_log_prob, advantage, mask=None)
 
 
 def make_inputs(shape, seed=0, per_sequence=False):
-    """Log-ratios up to +-19.9, and small ones on both sides of every clip bound; a fifth of the advantages is 0."""
+    """Log-ratios up to +-19.9, small ones on both sides of every clip bound, and some advantages of 0."""
     rng = np.random.default_rng(seed)
     scale = rng.choice([19.9, 0.4, 6e-4], size=(shape[0],) + (1,) * (len(shape) - 1))
     log_ratio = rng.uniform(-1, 1, shape) * scale
@@ -205,7 +205,7 @@ def test_gradient_is_minus_advantage_at_ratio_one(name, hyperparameters):
     torch.testing.assert_close(grad, -advantage, rtol=1e-15, atol=0)
 
 
-@pytest.mark.parametrize(("advantage", "lam"), [(1.0, 0.25), (1.0, 0.04), (-1.0, 1.0), (-0.3, 0.4), (0.0, 0.7)])
+@pytest.mark.parametrize(("advantage", "lam"), [(1.0, 0.04), (2.0, 0.5), (-1.0, 1.0), (0.0, 0.7)])
 def test_r2vpo_gradient_changes_sign_where_the_penalty_outweighs_the_advantage(advantage, lam):
     log_flip = math.log(1 + advantage / (2 * lam))
     log_prob = torch.tensor([log_flip - 1e-9, log_flip, log_flip + 1e-9], dtype=torch.float64)
@@ -226,7 +226,8 @@ def test_only_r2vpo_pulls_samples_of_zero_advantage_back(name, pulls):
 @pytest.mark.parametrize(("name", "hyperparameters"), CASES)
 def test_micro_batches_add_up_to_the_whole_gradient(name, hyperparameters, shape, sizes):
     rng = np.random.default_rng(4)
-    features, old_log_prob, advantage = (torch.tensor(rng.normal(size=s)) for s in ((*shape, 3), shape, shape))
+    features = torch.tensor(rng.normal(size=(*shape, 3)))
+    old_log_prob, advantage = torch.tensor(rng.normal(size=(2, *shape)))
     mask = torch.tensor(rng.random(shape) < 0.7)
     objective = make_objective(name, **hyperparameters)
 
@@ -249,8 +250,8 @@ def test_sequence_objectives_on_single_actions_are_the_token_ones():
         (("gspo", {"eps_low": 0.1, "eps_high": 0.3}), ("clip_higher", {"eps_low": 0.1, "eps_high": 0.3})),
     ]
     for sequence, token in pairs:
-        for actual, expected in zip(loss_and_grad(*sequence, *inputs), loss_and_grad(*token, *inputs), strict=True):
-            assert torch.equal(actual, expected)
+        results = zip(loss_and_grad(*sequence, *inputs), loss_and_grad(*token, *inputs), strict=True)
+        assert all(torch.equal(actual, expected) for actual, expected in results)
 
 
 def test_call_overrides_what_was_bound():
