@@ -76,6 +76,7 @@ def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: _Stop) 
             stop.by_callback = True
 
     callback.on_rollout_start()
+    started = time.perf_counter()
     generator_state = model.generator.get_state()
     try:
         rollout, finished = collector.collect(config.rollout_steps, on_step)
@@ -90,8 +91,10 @@ def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: _Stop) 
     for episode in finished:
         model.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
     callback.on_rollout_end()
+    collected = time.perf_counter()
     summary = model.learner.update(rollout, learning_rate)
-    return {"learning_rate": learning_rate, "episodes": len(model.episodes.returns), **summary}
+    seconds = {"collect_seconds": collected - started, "update_seconds": time.perf_counter() - collected}
+    return {"learning_rate": learning_rate, "episodes": len(model.episodes.returns), **seconds, **summary}
 
 
 def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:

@@ -51,7 +51,7 @@ def assert_same_tree(one, other):
 
 
 def metrics(run_dir):
-    timing = ("time", "steps_per_second")
+    timing = ("time", "steps_per_second", "collect_seconds", "update_seconds")
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().split("\n")[:-1]]
     return [{name: value for name, value in line.items() if name not in timing} for line in lines]
 
