@@ -175,9 +175,7 @@ class R2VPO:
         """This policy as a function of a batch of observations."""
         return lambda observations: self.predict(observations, deterministic=deterministic)[0]
 
-    def evaluate(
-        self, episodes: int = 20, deterministic: bool = True, seed: int | None = None
-    ) -> EvaluationResult:
+    def evaluate(self, episodes: int = 20, deterministic: bool = True, seed: int | None = None) -> EvaluationResult:
         """Undiscounted returns of complete episodes in fresh environments.
 
         Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
@@ -68,9 +68,8 @@ class BaseCallback:
     def _on_training_end(self) -> None: ...
 
 
-MaybeCallback = Union[
-    BaseCallback, Sequence[BaseCallback], Callable[[dict[str, Any], dict[str, Any]], bool | None], None
-]
+StepFunction = Callable[[dict[str, Any], dict[str, Any]], bool | None]
+MaybeCallback = BaseCallback | Sequence["BaseCallback | StepFunction"] | StepFunction | None
 
 
 class CallbackList(BaseCallback):
@@ -97,7 +96,8 @@ class CallbackList(BaseCallback):
             callback.on_rollout_start()
 
     def _on_step(self) -> bool:
-        return all([callback.on_step() for callback in self.callbacks])
+        wanted = [callback.on_step() for callback in self.callbacks]
+        return all(wanted)
 
     def _on_rollout_end(self) -> None:
         for callback in self.callbacks:

@@ -76,9 +76,7 @@ class Collector:
         return unknown
 
     @torch.no_grad()
-    def collect(
-        self, steps: int, on_step: Callable[[], None] | None = None
-    ) -> tuple[Rollout, list[FinishedEpisode]]:
+    def collect(self, steps: int, on_step: Callable[[], None] | None = None) -> tuple[Rollout, list[FinishedEpisode]]:
         """Take ``steps`` steps in every environment.
 
         Args:
@@ -113,9 +111,7 @@ class Collector:
             for i in sorted(step.final_observations):
                 finals.append(step.final_observations[i])
                 taken = (t + 1) * num_envs
-                finished.append(
-                    FinishedEpisode(taken, float(self.episode_returns[i]), int(self.episode_lengths[i]))
-                )
+                finished.append(FinishedEpisode(taken, float(self.episode_returns[i]), int(self.episode_lengths[i])))
                 self.episode_returns[i], self.episode_lengths[i] = 0.0, 0
             if on_step is not None:
                 on_step()
@@ -126,9 +122,7 @@ class Collector:
             "terminated": torch.from_numpy(terminated),
             "done": torch.from_numpy(done),
             "last_observations": torch.from_numpy(self.observations.astype(np.float32)),
-            "final_observations": torch.from_numpy(
-                np.asarray(finals, dtype=np.float32).reshape(-1, observation_size)
-            ),
+            "final_observations": torch.from_numpy(np.asarray(finals, dtype=np.float32).reshape(-1, observation_size)),
         }
         # The policy has not changed since it acted, so one batched pass gives the behaviour log-probs; the same
         # arithmetic scores the samples in the update, which makes the ratio exactly 1 before its first step.

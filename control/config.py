@@ -32,7 +32,7 @@ class ControlConfig:
     """Seed of everything random. Same seed, same run, bit for bit on one machine."""
 
     dual: DualRule = "adaptive"
-    """How lambda moves: fixed, the paper's gradient step, or a relative step that reaches delta within a few rollouts."""
+    """How lambda moves: fixed, the paper's gradient step, or a relative step that finds delta in a few rollouts."""
     lam: float = 1.0
     """First lambda. Larger holds the policy closer to the data."""
     delta: float | None = 0.1
@@ -55,7 +55,7 @@ class ControlConfig:
     utd: float = 2.0
     """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
     replay_advantages: Literal["recomputed", "stored"] = "recomputed"
-    """recomputed: values, GAE and truncated importance weights anew at each iteration; stored: the paper's literal way."""
+    """recomputed: values, GAE and truncated importance weights anew each iteration; stored: the paper's literal way."""
     trace_cap: float = 1.0
     """Cap of the importance weights inside recomputed advantages; larger lets traces amplify."""
 

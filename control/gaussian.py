@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -129,7 +130,7 @@ def mlp(
     """Tanh network, orthogonal weights (gain sqrt 2, ``output_gain`` on the last layer), zero biases."""
     layers: list[nn.Module] = []
     sizes = [inputs, *hidden_sizes, outputs]
-    for i, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
         last = i == len(sizes) - 2
         linear = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
         nn.init.orthogonal_(linear.weight, output_gain if last else math.sqrt(2.0), generator=generator)

@@ -48,7 +48,7 @@ def finish_run(model: R2VPO) -> dict[str, Any]:
     return summary
 
 
-def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 500) -> Path:
+def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 200) -> Path:
     """Film the first ``max_steps`` steps of one episode as an mp4.
 
     Raises:

@@ -101,9 +101,7 @@ def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:
     recent = model.episodes.returns[-RETURN_WINDOW:]
     mean_return = float(np.mean(recent)) if recent else None
     lam = metrics["lam"] if model.learner.updater.objective.uses_dual else None
-    line.update(
-        model.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam}
-    )
+    line.update(model.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam})
     if model.run is not None:
         speed = model.num_timesteps / model.train_seconds
         head = {"step": model.num_timesteps, "time": model.train_seconds, "return": mean_return}

@@ -165,8 +165,7 @@ def none(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor
 
 
 OBJECTIVES: dict[str, SurrogateFunction] = {
-    function.__name__: function
-    for function in (r2vpo, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
+    function.__name__: function for function in (r2vpo, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
 }
 """Every objective by the name that :func:`make_objective` and the command line take."""
 

@@ -142,7 +142,7 @@ class RunDirectory:
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.path), purge_step=step)  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(self.path), purge_step=step)
         return self._writer
 
 

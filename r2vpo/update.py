@@ -98,15 +98,16 @@ class PolicyUpdater(Generic[MicroBatch]):
         seen: list[Scored] = []
         for micro_batch in micro_batches:
             scored = self.score(micro_batch)
-            loss = self.objective(
-                scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides
-            ).sum() / count
+            loss = (
+                self.objective(scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides).sum()
+                / count
+            )
             if scored.auxiliary_loss is not None:
                 loss = loss + scored.auxiliary_loss
                 auxiliary += float(scored.auxiliary_loss.detach())
             if not math.isfinite(loss.item()):
                 return self._skip()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             seen.append(scored)
             square_sum += self._record(scored)
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))

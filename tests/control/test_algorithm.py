@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_envs import IdentityEnv
 
-from r2vpo.control import BaseCallback, CallbackList, EvalCallback, R2VPO
+from r2vpo.control import R2VPO, BaseCallback, CallbackList, EvalCallback
 from r2vpo.control.callbacks import StopTrainingOnMaxEpisodes
 from r2vpo.objectives import OBJECTIVES
 

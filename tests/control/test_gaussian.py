@@ -9,9 +9,7 @@ from r2vpo.diagnostics import gaussian_ratio_variance, ratio_diagnostics
 
 
 def make_policy(seed=0, log_std=(-0.3, -2.0, 0.5), actions=3):
-    return GaussianPolicy(
-        ObservationNormalizer(5), actions, (16, 16), log_std, torch.Generator().manual_seed(seed)
-    )
+    return GaussianPolicy(ObservationNormalizer(5), actions, (16, 16), log_std, torch.Generator().manual_seed(seed))
 
 
 def test_log_prob_and_entropy_are_those_of_torch_distributions():

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from r2vpo.checkpoint import load_tree
-from r2vpo.control import BaseCallback, R2VPO
+from r2vpo.control import R2VPO, BaseCallback
 
 SMALL = {"num_envs": 3, "rollout_steps": 40, "minibatch_size": 30, "epochs": 2, "eval_episodes": 0}
 ITERATION = 120

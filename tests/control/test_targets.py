@@ -16,9 +16,7 @@ def estimate(model, rollout, stale=False):
 
     config, learner = model.config, model.learner
     settings = (config.gamma, config.gae_lambda, config.trace_cap)
-    return Estimator(learner.policy, learner.value_function, learner.reward_scaler, *settings).estimate(
-        rollout, stale
-    )
+    return Estimator(learner.policy, learner.value_function, learner.reward_scaler, *settings).estimate(rollout, stale)
 
 
 @pytest.mark.parametrize("end", ["terminate", "truncate"])
