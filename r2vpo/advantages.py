@@ -96,7 +96,8 @@ def group_relative_advantages(
     if group_size < 1 or len(rewards) % group_size:
         raise ValueError(f"{len(rewards)} rewards do not divide into groups of {group_size}")
     kept = np.ones(len(rewards), dtype=bool) if valid is None else valid
-    grouped = np.where(kept, rewards, 0.0).reshape(-1, group_size)
+    # In float64: in single precision the rounding of the mean, divided by eps, would pass for an advantage.
+    grouped = np.where(kept, np.asarray(rewards, dtype=np.float64), 0.0).reshape(-1, group_size)
     mask = kept.reshape(-1, group_size)
     count = mask.sum(axis=1, keepdims=True)
     centred = np.where(mask, grouped - grouped.sum(axis=1, keepdims=True) / np.maximum(count, 1), 0.0)

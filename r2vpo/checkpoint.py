@@ -75,7 +75,10 @@ def load_tree(path: str | Path) -> dict[str, Any]:
                 found = document.get("version")
                 raise CheckpointError(f"{path} has checkpoint format {found}; this version reads {FORMAT_VERSION}")
             tree = _decode(document["tree"], archive)
-    except (zipfile.BadZipFile, KeyError, EOFError, ValueError, OSError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # Bytes from anywhere can make the readers below fail in any way; to the caller it is one thing.
         raise CheckpointError(f"{path} is truncated, damaged or foreign: {error}") from error
     if not isinstance(tree, dict):
         raise CheckpointError(f"{path} does not hold a dictionary")
@@ -86,11 +89,14 @@ def write_text_atomically(path: str | Path, text: str) -> None:
     """Replace a small text file in one step, as :func:`save_tree` does."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def generator_state(generator: np.random.Generator) -> str:
@@ -105,14 +111,20 @@ def restore_generator(generator: np.random.Generator, state: str) -> None:
 
 def _encode(value: Any, arrays: list[np.ndarray], where: str) -> Any:
     if isinstance(value, torch.Tensor):
-        arrays.append(value.detach().cpu().numpy())
-        return {"tensor": len(arrays) - 1}
+        plain = value.detach().cpu()
+        # NumPy has no bfloat16: its bits travel as 16-bit integers.
+        kind = "bfloat16" if plain.dtype == torch.bfloat16 else "tensor"
+        arrays.append((plain.view(torch.int16) if kind == "bfloat16" else plain).numpy())
+        return {kind: len(arrays) - 1}
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             raise TypeError(f"cannot store an array of objects at {where}")
         arrays.append(value)
         return {"array": len(arrays) - 1}
     if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str | int):
+                raise TypeError(f"cannot store a key of type {type(key).__name__} at {where}")
         return {"dict": [[key, _encode(item, arrays, f"{where}/{key}")] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         kind = "list" if isinstance(value, list) else "tuple"
@@ -128,9 +140,12 @@ def _decode(value: Any, archive: zipfile.ZipFile) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    if kind in ("tensor", "array"):
+    if kind in ("tensor", "bfloat16", "array"):
         array = np.load(io.BytesIO(archive.read(f"{int(content)}.npy")), allow_pickle=False)
-        return torch.from_numpy(array) if kind == "tensor" else array
+        if kind == "array":
+            return array
+        tensor = torch.from_numpy(array)
+        return tensor.view(torch.bfloat16) if kind == "bfloat16" else tensor
     if kind == "dict":
         return {key: _decode(item, archive) for key, item in content}
     if kind in ("list", "tuple"):

@@ -61,7 +61,8 @@ def jensen_shannon_generator(log_ratio: Tensor) -> Tensor:
     f(1) = 0, f'(1) = 0 and f''(1) = 1/4; E_off[f(rho)] is the Jensen-Shannon divergence in nats.
     """
     ratio = log_ratio.exp()
-    return 0.5 * ratio * log_ratio - 0.5 * (ratio + 1.0) * torch.log1p(0.5 * torch.expm1(log_ratio))
+    first = torch.where(ratio > 0, 0.5 * ratio * log_ratio, 0.0)
+    return first - 0.5 * (ratio + 1.0) * torch.log1p(0.5 * torch.expm1(log_ratio))
 
 
 def gaussian_ratio_variance(old_mean: Tensor, old_std: Tensor, new_mean: Tensor, new_std: Tensor) -> Tensor:

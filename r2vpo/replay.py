@@ -80,6 +80,8 @@ class ReplayBuffer:
         if not len(self):
             raise ValueError("cannot draw minibatches from an empty replay buffer")
         needed = batch_size * num_batches
+        if not needed:
+            return
         passes = -(-needed // len(self))
         order = torch.cat([torch.randperm(len(self), generator=generator) for _ in range(passes)])
         yield from order[:needed].split(batch_size)

@@ -38,12 +38,19 @@ class Scored:
 
 
 @dataclass
-class UpdateLog:
-    """What the steps since the last summary saw."""
+class _Sampled:
+    """The unmasked elements of a micro-batch, ``[n]``, without gradient."""
 
-    log_ratios: list[Tensor] = field(default_factory=list)
-    advantages: list[Tensor] = field(default_factory=list)
-    ages: list[Tensor] = field(default_factory=list)
+    log_ratio: Tensor
+    advantage: Tensor
+    age: Tensor | None
+
+
+@dataclass
+class UpdateLog:
+    """What the steps since the last summary saw; skipped steps leave no samples."""
+
+    samples: list[_Sampled] = field(default_factory=list)
     auxiliary_losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
@@ -95,26 +102,29 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
         overrides: dict[str, Any] = {"lam": self.dual.lam} if self._uses_dual else {}
         square_sum, auxiliary = 0.0, 0.0
-        seen: list[Scored] = []
+        seen: list[_Sampled] = []
         for micro_batch in micro_batches:
             scored = self.score(micro_batch)
-            loss = (
-                self.objective(scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides).sum()
-                / count
+            elementwise = self.objective(
+                scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides
             )
+            loss = elementwise.sum() / count
             if scored.auxiliary_loss is not None:
                 loss = loss + scored.auxiliary_loss
                 auxiliary += float(scored.auxiliary_loss.detach())
-            if not math.isfinite(loss.item()):
+            sampled = _unmasked(scored)
+            # The objective clamps log-ratios, so an infinite log-prob would not show in the loss.
+            if not math.isfinite(loss.item()) or not math.isfinite(sampled.log_ratio.sum().item()):
                 return self._skip()
             loss.backward()
-            seen.append(scored)
-            square_sum += self._record(scored)
+            seen.append(sampled)
+            square_sum += float((sampled.log_ratio.double().exp() - 1.0).square().sum())
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
         if not math.isfinite(grad_norm):
             return self._skip()
         self.optimizer.step()
         self.dual.update(square_sum / count)
+        self.log.samples += seen
         self.log.grad_norms.append(grad_norm)
         self.log.auxiliary_losses.append(auxiliary)
         return True
@@ -132,31 +142,28 @@ class PolicyUpdater(Generic[MicroBatch]):
             "gradient_steps": len(log.grad_norms),
             "skipped_steps": log.skipped,
         }
-        if log.log_ratios:
-            log_ratio = torch.cat(log.log_ratios)
-            values |= ratio_diagnostics(log_ratio, torch.cat(log.advantages), lam=lam)
-            if log.ages:
-                values["ratio_variance_by_age"] = ratio_variance_by_age(log_ratio, torch.cat(log.ages))
+        if log.samples:
+            log_ratio = torch.cat([sampled.log_ratio for sampled in log.samples])
+            values |= ratio_diagnostics(log_ratio, torch.cat([sampled.advantage for sampled in log.samples]), lam=lam)
+            ages = [sampled.age for sampled in log.samples if sampled.age is not None]
+            if ages:
+                values["ratio_variance_by_age"] = ratio_variance_by_age(log_ratio, torch.cat(ages))
         if log.grad_norms:
             values["grad_norm"] = sum(log.grad_norms) / len(log.grad_norms)
             values["auxiliary_loss"] = sum(log.auxiliary_losses) / len(log.auxiliary_losses)
         return values
 
-    def _record(self, scored: Scored) -> float:
-        """Keep the unmasked log-ratios for the summary and return their sum of (rho - 1)^2."""
-        log_ratio = scored.log_prob.detach() - scored.old_log_prob
-        advantage, age = scored.advantage, scored.age
-        if scored.mask is not None:
-            kept = scored.mask.bool()
-            log_ratio, advantage = log_ratio[kept], advantage[kept]
-            age = age[kept] if age is not None else None
-        self.log.log_ratios.append(log_ratio.flatten())
-        self.log.advantages.append(advantage.flatten())
-        if age is not None:
-            self.log.ages.append(age.flatten())
-        return float((log_ratio.exp() - 1.0).square().sum())
-
     def _skip(self) -> bool:
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
         self.log.skipped += 1
         return False
+
+
+def _unmasked(scored: Scored) -> _Sampled:
+    kept = None if scored.mask is None else scored.mask.bool()
+
+    def select(values: Tensor) -> Tensor:
+        return values.flatten() if kept is None else values[kept]
+
+    log_ratio = scored.log_prob.detach() - scored.old_log_prob
+    return _Sampled(select(log_ratio), select(scored.advantage), None if scored.age is None else select(scored.age))

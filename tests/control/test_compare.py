@@ -79,7 +79,7 @@ def test_failed_run_is_reported_and_the_others_are_kept(tmp_path, monkeypatch):
 
     def start(job, folder):
         identity = json.dumps({"algo": job.algo, "env": job.env, "seed": job.seed, "total_steps": job.total_steps})
-        pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen([sys.executable, str(script), identity], text=True, **pipes)
 
     monkeypatch.setattr(module, "_start", start)
@@ -98,7 +98,7 @@ def test_compare_raises_when_runs_failed(tmp_path, monkeypatch):
     from r2vpo.control import compare as module
 
     monkeypatch.setattr(module, "run_jobs", lambda *arguments: ["ppo on Pendulum-v1, seed 0: killed"])
-    with pytest.raises(R2VPOError, match="1 of 1 runs failed.*killed"):
+    with pytest.raises(R2VPOError, match=r"1 of 1 runs failed.*killed"):
         compare(CompareCommand(env=("Pendulum-v1",), algos=("ppo",), seeds=1, out=tmp_path))
 
 

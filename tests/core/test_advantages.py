@@ -135,7 +135,6 @@ def test_a_group_of_equal_rewards_gets_zero(reward, group_size):
     np.testing.assert_allclose(advantages, 0.0, atol=1e-8)
 
 
-@pytest.mark.xfail(reason="the rounding of the float32 mean is divided by eps = 1e-6: advantages up to 0.1")
 def test_a_group_of_equal_single_precision_rewards_gets_zero():
     rewards = np.full(7, 1.8, np.float32)
     np.testing.assert_allclose(group_relative_advantages(rewards, 7), 0.0, atol=1e-8)

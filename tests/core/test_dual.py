@@ -23,7 +23,7 @@ def test_defaults_are_those_of_the_paper():
 @pytest.mark.parametrize("delta", [None, 0.1])
 @pytest.mark.parametrize("ratio_variance", [0.0, 0.1, 1e9, math.nan, math.inf])
 def test_fixed_never_moves(ratio_variance, delta):
-    dual = DualController(lam=0.7, delta=delta, rule="fixed")
+    dual = DualController(lam=0.7, delta=delta, eta=0.5, rule="fixed")
     assert [dual.update(ratio_variance) for _ in range(3)] == [0.7] * 3
     assert dual.lam == 0.7
 

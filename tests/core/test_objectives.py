@@ -155,6 +155,8 @@ def test_masked_elements_are_inert(name, hyperparameters, shape, dtype, poison):
     inputs = make_inputs(shape, seed=1, per_sequence=hyperparameters.get("level") == "sequence")
     mask = torch.tensor(np.random.default_rng(2).random(shape) < 0.6)
     mask[-1] = False
+    if len(shape) == 2:
+        mask[3:8] = torch.arange(shape[1]) == 1
     for values in inputs:
         values[~mask] = poison
     loss, grad = loss_and_grad(name, hyperparameters, *inputs, mask.to(dtype))

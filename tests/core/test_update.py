@@ -28,7 +28,15 @@ class RecordingDual(DualController):
 class Problem:
     """Ten unevenly masked sequences of four tokens under log pi = w x + b, which has moved since sampling."""
 
-    def __init__(self, objective="r2vpo", lam=0.3, lr=0.1, max_norm=UNCLIPPED, optimizer=torch.optim.SGD):
+    def __init__(
+        self,
+        objective="r2vpo",
+        lam=0.3,
+        lr=0.1,
+        max_norm=UNCLIPPED,
+        optimizer=torch.optim.SGD,
+        **options,
+    ):
         generator = torch.Generator().manual_seed(0)
         self.x = torch.randn(10, 4, 3, dtype=torch.float64, generator=generator)
         self.advantage = torch.randn(10, 4, dtype=torch.float64, generator=generator)
@@ -56,6 +64,7 @@ class Problem:
             optimizer(self.model.parameters(), lr=lr),
             self.score,
             max_norm,
+            **options,
         )
 
     def log_prob(self, index):
@@ -125,8 +134,9 @@ def test_dual_is_fed_the_mean_over_tokens(sizes):
     assert problem.dual.lam == pytest.approx(0.3 - 0.5 * (0.1 - mean), rel=1e-12)
 
 
-def test_each_step_uses_the_lambda_the_last_one_left():
-    problem = Problem(lam=0.3)
+@pytest.mark.parametrize("drop_gradients", [True, False])
+def test_each_step_uses_the_lambda_the_last_one_left_and_a_gradient_of_its_own(drop_gradients):
+    problem = Problem(lam=0.3, drop_gradients=drop_gradients)
     problem.step()
     assert problem.dual.lam != 0.3
     before, gradient = problem.parameters, problem.gradient_by_hand(lam=problem.dual.lam)
@@ -180,9 +190,10 @@ def break_auxiliary_loss(problem):
     problem.auxiliary = math.nan
 
 
+@pytest.mark.parametrize("drop_gradients", [True, False])
 @pytest.mark.parametrize("damage", [break_loss, break_advantage, break_gradient, break_auxiliary_loss])
-def test_a_non_finite_step_changes_nothing_and_is_counted(damage):
-    problem = Problem(optimizer=torch.optim.Adam)
+def test_a_non_finite_step_changes_nothing_and_is_counted(damage, drop_gradients):
+    problem = Problem(optimizer=torch.optim.Adam, drop_gradients=drop_gradients)
     problem.step()
     before = problem.parameters
     state = copy.deepcopy(problem.updater.optimizer.state_dict())
@@ -194,13 +205,15 @@ def test_a_non_finite_step_changes_nothing_and_is_counted(damage):
     assert torch.equal(problem.parameters, before)
     torch.testing.assert_close(problem.updater.optimizer.state_dict(), state, rtol=0, atol=0)
     assert (problem.dual.lam, problem.dual.seen) == (lam, seen)
-    assert all(p.grad is None for p in problem.model.parameters())
+    assert all(p.grad is None or (p.grad == 0).all() for p in problem.model.parameters())
     summary = problem.updater.summary()
     assert (summary["skipped_steps"], summary["gradient_steps"]) == (1, 1)
 
 
-def test_training_goes_on_after_a_skipped_step_as_if_it_had_not_been():
-    interrupted, undisturbed = (Problem(optimizer=torch.optim.Adam) for _ in range(2))
+@pytest.mark.parametrize("drop_gradients", [True, False])
+def test_training_goes_on_after_a_skipped_step_as_if_it_had_not_been(drop_gradients):
+    options = {"optimizer": torch.optim.Adam, "drop_gradients": drop_gradients}
+    interrupted, undisturbed = Problem(**options), Problem(**options)
     for problem in (interrupted, undisturbed):
         problem.step()
     interrupted.offset[7, 1] = math.nan
@@ -220,7 +233,6 @@ def test_a_minibatch_without_unmasked_elements_is_skipped():
     assert torch.equal(problem.parameters, before)
 
 
-@pytest.mark.xfail(reason="the clamp hides it from the loss, and the step is taken", raises=AssertionError)
 @pytest.mark.parametrize("log_prob", [math.inf, -math.inf])
 def test_a_non_finite_log_prob_stops_the_step(log_prob):
     problem = Problem()
@@ -228,7 +240,6 @@ def test_a_non_finite_log_prob_stops_the_step(log_prob):
     assert problem.step() is False
 
 
-@pytest.mark.xfail(reason="the parts scored before the failure stay in the log", raises=AssertionError)
 @pytest.mark.parametrize("damage", [break_loss, break_gradient])
 def test_summary_leaves_skipped_steps_out(damage):
     problem = Problem()
