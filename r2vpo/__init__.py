@@ -1,1 +1,55 @@
-"""Ratio-variance regularized policy optimization."""
+"""Ratio-variance regularized policy optimization (arXiv 2601.03320 and 2605.26784).
+
+This package is the core: the objectives, the dual variable, replay over iterations, advantages, diagnostics and the
+update where they meet. It knows nothing about robots or tokens; `r2vpo.control` and `r2vpo.llm` do.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from r2vpo.dual import DualController
+    from r2vpo.errors import R2VPOError
+    from r2vpo.objectives import OBJECTIVES, Objective, make_objective
+    from r2vpo.policy import Policy
+    from r2vpo.replay import ReplayBuffer
+    from r2vpo.update import PolicyUpdater, Scored
+
+try:
+    __version__ = version("r2vpo")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "unknown"
+
+__all__ = [
+    "OBJECTIVES",
+    "DualController",
+    "Objective",
+    "Policy",
+    "PolicyUpdater",
+    "R2VPOError",
+    "ReplayBuffer",
+    "Scored",
+    "make_objective",
+]
+
+_HOMES = {
+    "OBJECTIVES": "objectives",
+    "DualController": "dual",
+    "Objective": "objectives",
+    "Policy": "policy",
+    "PolicyUpdater": "update",
+    "R2VPOError": "errors",
+    "ReplayBuffer": "replay",
+    "Scored": "update",
+    "make_objective": "objectives",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: the command line answers --help without waiting for torch.
+    if name in _HOMES:
+        return getattr(import_module(f"r2vpo.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
