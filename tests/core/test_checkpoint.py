@@ -133,7 +133,8 @@ def test_what_is_loaded_can_be_changed(path):
 
 
 def test_bfloat16_round_trip(path):
-    tree = {"weight": torch.arange(3, dtype=torch.bfloat16)}
+    weight = torch.tensor([[0.1, -2.0, math.nan], [math.inf, 0.0, 3e38]], dtype=torch.bfloat16)
+    tree = {"tensors": [weight, weight.T, weight[0, 0], weight[:0]]}
     save_tree(path, tree)
     assert_same(load_tree(path), tree)
 
