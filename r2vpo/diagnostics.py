@@ -6,6 +6,8 @@ E_off[f(rho)] estimates it; near rho = 1, JS is about Var/8 and KL about Var/2 (
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,16 +32,22 @@ def ratio_diagnostics(
         ``sign_flip`` the fraction with A and A - 2 lam (rho-1) of opposite sign, where the penalty outweighs the
         advantage; ``clip_fraction`` with abs(rho-1) > 0.2; ``kl_k1`` E[-log rho] and ``kl`` (k3)
         E[rho - 1 - log rho], estimates of KL(pi_off, pi_theta) in nats; ``js`` in nats.
+
+    Raises:
+        ValueError: There is no unmasked sample.
     """
     if mask is not None:
         log_ratio, advantage = log_ratio[mask.bool()], advantage[mask.bool()]
     log_ratio, advantage = log_ratio.detach().double().flatten(), advantage.detach().double().flatten()
+    if not log_ratio.numel():
+        raise ValueError("ratio_diagnostics needs at least one unmasked sample")
     ratio = log_ratio.exp()
+    relative = (log_ratio - log_ratio.max()).exp()  # the effective sample size knows no scale, and this cannot overflow
     values = {
         "ratio_variance": (ratio - 1.0).square().mean(),
         "ratio_mean": ratio.mean(),
         "max_ratio": ratio.max(),
-        "ess": ratio.sum().square() / (ratio.numel() * ratio.square().sum()),
+        "ess": relative.sum().square() / (relative.numel() * relative.square().sum()),
         "sign_flip": (advantage * (advantage - 2.0 * lam * (ratio - 1.0)) < 0).double().mean(),
         "clip_fraction": ((ratio - 1.0).abs() > CLIP_REFERENCE).double().mean(),
         "kl_k1": -log_ratio.mean(),
@@ -61,8 +69,10 @@ def jensen_shannon_generator(log_ratio: Tensor) -> Tensor:
     f(1) = 0, f'(1) = 0 and f''(1) = 1/4; E_off[f(rho)] is the Jensen-Shannon divergence in nats.
     """
     ratio = log_ratio.exp()
-    first = torch.where(ratio > 0, 0.5 * ratio * log_ratio, 0.0)
-    return first - 0.5 * (ratio + 1.0) * torch.log1p(0.5 * torch.expm1(log_ratio))
+    # ln((u+1)/2): the first form is exact near u = 1, the second does not overflow.
+    log_mixture = torch.where(log_ratio < 30.0, torch.log1p(0.5 * torch.expm1(log_ratio)), log_ratio - math.log(2.0))
+    first = torch.where(ratio > 0, 0.5 * ratio * (log_ratio - log_mixture), 0.0)
+    return first - 0.5 * log_mixture
 
 
 def gaussian_ratio_variance(old_mean: Tensor, old_std: Tensor, new_mean: Tensor, new_std: Tensor) -> Tensor:

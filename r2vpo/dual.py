@@ -52,7 +52,7 @@ class DualController:
             raise ConfigError("lam", lam, allowed)
         if rule != "fixed" and (delta is None or not math.isfinite(delta) or delta <= 0):
             raise ConfigError("delta", delta, f"a finite number above 0 for dual={rule!r}")
-        if delta is not None and delta <= 0:
+        if delta is not None and not (math.isfinite(delta) and delta > 0):
             raise ConfigError("delta", delta, "a finite number above 0, or None for a fixed lambda")
         if eta is not None and (not math.isfinite(eta) or eta <= 0):
             raise ConfigError("eta", eta, "a finite number above 0, or None for the rule's default")
@@ -66,7 +66,8 @@ class DualController:
 
         Args:
             ratio_variance: E[(rho - 1)^2] over the samples of the gradient step. A non-finite value, which an
-                overflowing ratio gives, counts as the largest error.
+                overflowing ratio gives, counts as the largest error under ``adaptive`` and is left out under
+                ``paper``, whose step has no bound.
         """
         if self.rule == "fixed" or self.delta is None:
             return self.lam

@@ -13,7 +13,8 @@ rho                exp(log_prob - old_log_prob), the policy ratio              s
 Every function returns the loss ``-J`` element by element, to be minimised. Nothing is reduced here: the caller
 sums and divides by the global count, so splitting a batch into micro-batches cannot change the result. Masked
 elements have loss 0 and gradient 0 whatever they contain. Log-ratios are clamped to +-20 so that the ratio is
-finite; no gradient flows through the ratio beyond that. Nothing else is altered silently.
+finite; no gradient flows through the ratio beyond that. Nothing else is altered silently. Log-probs are float32 or
+float64: half precision cannot hold the squares of such ratios.
 
 ``[N]`` holds one action per element (continuous control); ``[B, T]`` holds B sequences of T tokens. Objectives on
 the sequence ratio treat each element of ``[N]`` as a sequence of length one.
@@ -24,6 +25,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -227,7 +229,7 @@ def _check_range(key: str, value: Any) -> None:
         if value not in ("token", "sequence"):
             raise ConfigError(key, value, "'token' or 'sequence'")
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     lowest_allowed = key == "lam"
     if not number or not (0 <= value < float("inf")) or (value == 0 and not lowest_allowed):
         raise ConfigError(key, value, "a finite number " + ("of at least 0" if lowest_allowed else "above 0"))

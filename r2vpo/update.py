@@ -146,7 +146,7 @@ class PolicyUpdater(Generic[MicroBatch]):
             log_ratio = torch.cat([sampled.log_ratio for sampled in log.samples])
             values |= ratio_diagnostics(log_ratio, torch.cat([sampled.advantage for sampled in log.samples]), lam=lam)
             ages = [sampled.age for sampled in log.samples if sampled.age is not None]
-            if ages:
+            if len(ages) == len(log.samples):
                 values["ratio_variance_by_age"] = ratio_variance_by_age(log_ratio, torch.cat(ages))
         if log.grad_norms:
             values["grad_norm"] = sum(log.grad_norms) / len(log.grad_norms)

@@ -187,3 +187,14 @@ def test_infinite_from_root_two_times_the_old_deviation(new_std, finite):
     variance = gaussian_ratio_variance(zeros, double([1.0, 1.0]), zeros, double([0.9, new_std]))
     assert variance.shape == (4,)
     assert (torch.isfinite(variance) if finite else torch.isposinf(variance)).all()
+
+
+def test_overflowing_ratios_give_no_nan():
+    values = diagnose(double([800.0, 0.0]))
+    assert values["ess"] == pytest.approx(0.5)
+    assert values["js"] == values["max_ratio"] == math.inf
+
+
+def test_no_samples_are_an_error():
+    with pytest.raises(ValueError, match="at least one unmasked sample"):
+        ratio_diagnostics(torch.zeros(3), torch.zeros(3), torch.zeros(3, dtype=torch.bool))
