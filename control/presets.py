@@ -7,22 +7,45 @@ from typing import Any
 
 from r2vpo.control.config import ControlConfig, check_names
 
+ON_POLICY = {
+    "num_envs": 4,
+    "rollout_steps": 512,
+    "minibatch_size": 64,
+    "learning_rate": 3e-4,
+    "lr_schedule": "constant",
+}
+"""Stable-Baselines3's update budget: 2048 steps an iteration, 320 gradient steps on 64 samples each."""
+
+OFF_POLICY = {
+    "num_envs": 8,
+    "rollout_steps": 64,
+    "minibatch_size": 64,
+    "learning_rate": 3e-4,
+    "lr_schedule": "linear",
+}
+"""A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
+
 
 @dataclass(frozen=True)
 class Preset:
     """Settings for one task, and the runs they were chosen by."""
 
-    settings: dict[str, Any] = field(default_factory=dict)
-    """For every algorithm on the task."""
     on_policy: dict[str, Any] = field(default_factory=dict)
-    """Besides those, for R²VPO on-policy."""
+    """For every objective without replay, over ON_POLICY."""
     off_policy: dict[str, Any] = field(default_factory=dict)
-    """Besides those, for R²VPO off-policy."""
-    provenance: str = "defaults, not tuned for this task"
+    """For every objective with replay, over OFF_POLICY."""
+    provenance: str = "not tuned for this task"
     """Seeds, steps and scores behind the settings."""
 
 
-PRESETS: dict[str, Preset] = {}
+PRESETS: dict[str, Preset] = {
+    "HalfCheetah-v5": Preset(
+        off_policy={"minibatch_size": 256, "learning_rate": 1e-3},
+        provenance="PROVENANCE",
+    ),
+    "Hopper-v5": Preset(provenance="PROVENANCE"),
+    "Walker2d-v5": Preset(provenance="PROVENANCE"),
+}
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "r2vpo": {"algo": "off-policy", "objective": "r2vpo"},
@@ -51,12 +74,11 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
         ConfigError: A name that is not a setting, or a value outside its range.
     """
     check_names(settings)
-    plain = ControlConfig()
-    preset = PRESETS.get(settings.get("env", plain.env), Preset())
-    chosen = dict(preset.settings)
-    if settings.get("objective", plain.objective) == "r2vpo":
-        off_policy = settings.get("algo", plain.algo) == "off-policy"
-        chosen |= preset.off_policy if off_policy else preset.on_policy
+    preset = PRESETS.get(settings.get("env", ControlConfig.env), Preset())
+    if settings.get("algo", ControlConfig.algo) == "on-policy":
+        chosen = {**ON_POLICY, **preset.on_policy}
+    else:
+        chosen = {**OFF_POLICY, **preset.off_policy}
     return ControlConfig(**{**chosen, **settings})
 
 

@@ -1,0 +1,46 @@
+"""Reacher and Pusher: bring a fingertip to a target, or an object to a goal. Neither terminates.
+
+Source: ``reacher_v5.py``, ``pusher_v5.py`` in ``gymnasium.envs.mujoco``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from r2vpo.envs.native.task import Outcome, Task, never, squared_sums
+
+
+class Reacher(Task):
+    """Distance of the fingertip from the target, and effort."""
+
+    def after(self, before: None, actions: np.ndarray) -> Outcome:
+        """See :class:`Task`."""
+        qpos, qvel, positions = self.read("qpos"), self.read("qvel"), self.read("xpos")
+        offset = positions[:, self._body("fingertip")] - positions[:, self._body("target")]
+        reward_dist = -_norms(offset) * self.env._reward_dist_weight
+        rewards = reward_dist + -squared_sums(actions) * self.env._reward_control_weight
+        theta = qpos[:, :2]
+        observed = (np.cos(theta), np.sin(theta), qpos[:, 2:], qvel[:, :2], offset[:, :2])
+        return np.concatenate(observed, axis=1), rewards, never(len(qpos))
+
+    def _body(self, name: str) -> int:
+        return self.simulations.model.body(name).id
+
+
+class Pusher(Reacher):
+    """Distance of the object from the goal and from the arm, and effort."""
+
+    def after(self, before: None, actions: np.ndarray) -> Outcome:
+        """See :class:`Task`."""
+        positions = self.read("xpos")
+        tips, target, goal = (positions[:, self._body(name)] for name in ("tips_arm", "object", "goal"))
+        reward_near = -_norms(target - tips) * self.env._reward_near_weight
+        reward_dist = -_norms(target - goal) * self.env._reward_dist_weight
+        reward_ctrl = -squared_sums(actions) * self.env._reward_control_weight
+        observed = (self.read("qpos")[:, :7], self.read("qvel")[:, :7], tips, target, goal)
+        return np.concatenate(observed, axis=1), reward_dist + reward_ctrl + reward_near, never(len(actions))
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """Lengths of ``[N, 3]``. ``numpy.linalg.norm`` of one vector is a BLAS dot product; of many, with an axis, not."""
+    return np.sqrt(np.matmul(vectors[:, None, :], vectors[:, :, None])[:, 0, 0])

@@ -1,0 +1,171 @@
+"""The native engine: a :class:`r2vpo.envs.vector.VectorEnv` for MuJoCo tasks, without a Python environment per row.
+
+Only the step is reimplemented. Resets, seeding and saved states go through one environment made by Gymnasium, which
+is lent the physics, the random generator and the clock of each simulation in turn: what it draws at a reset is what
+Gymnasium draws, and a state saved by either engine loads in the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils.seeding import np_random
+
+from r2vpo.envs.making import make_env
+from r2vpo.envs.native.simulations import Simulations
+from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
+from r2vpo.envs.native.workers import default_threads
+from r2vpo.envs.state import capture_state, restore_state
+from r2vpo.envs.vector import VectorStep
+from r2vpo.errors import ConfigError, EnvironmentFailure
+
+
+class NativeVectorEnv:
+    """N environments of one MuJoCo task, reset in the step that ends an episode.
+
+    Equal to :class:`r2vpo.envs.vector.VectorEnv` bit for bit, whatever the number of threads.
+
+    Args:
+        env_id: One of :func:`r2vpo.envs.native.native_tasks`.
+        num_envs: N.
+        threads: Threads that step the physics, the caller's included; by default one for every four environments,
+            within the cores there are.
+
+    Raises:
+        NotNative: Another id, or one that is registered differently (a ConfigError).
+        ConfigError: ``num_envs`` or ``threads`` below 1.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, threads: int | None = None) -> None:
+        reason = reason_against(env_id)
+        if reason is not None:
+            raise NotNative(env_id, reason)
+        threads = default_threads(num_envs) if threads is None else threads
+        for field, value in (("num_envs", num_envs), ("threads", threads)):
+            if value < 1:
+                raise ConfigError(field, value, "at least 1")
+        self.name = env_id
+        self.num_envs = num_envs
+        self._env = make_env(env_id)
+        require_agreement(env_id, self._env)
+        self._base: Any = self._env.unwrapped
+        self._clock = _time_limit(self._env)
+        self.observation_space: gym.spaces.Box = self._env.observation_space
+        self.action_space: gym.spaces.Box = self._env.action_space
+        task = task_class(env_id)
+        self._simulations = Simulations(self._base.model, num_envs, threads, task.reads_contact_forces)
+        self._task = task(self._base, self._simulations)
+        self._generators = [np_random()[0] for _ in range(num_envs)]
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._max_steps = self._env.spec.max_episode_steps
+        self._observations = np.empty((num_envs, *self.observation_space.shape))
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start new episodes, each environment with a seed of its own, the one that ``VectorEnv`` gives it.
+
+        Returns:
+            Observations, ``[N, D]``.
+        """
+        seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
+        for i in range(self.num_envs):
+            self._observations[i] = self._reset_one(i, int(seeds[i]))
+        self._require_finite("observation", self._observations)
+        return self._observations.copy()
+
+    def step(self, actions: np.ndarray) -> VectorStep:
+        """Take one step in each environment with actions ``[N, A]``.
+
+        Raises:
+            EnvironmentFailure: MuJoCo raised, or a reward or observation is not finite.
+        """
+        # Sums along the rows have Gymnasium's order only when the rows are contiguous.
+        actions = np.ascontiguousarray(actions)
+        if actions.shape != (self.num_envs, *self.action_space.shape):
+            expected = (self.num_envs, *self.action_space.shape)
+            raise EnvironmentFailure(f"{self.name} got actions of shape {actions.shape} instead of {expected}")
+        before = self._task.before()
+        failure = self._simulations.step(actions, self._base.frame_skip)
+        if failure is not None:
+            raise self._failure(failure[0], "step", failure[1]) from failure[1]
+        observations, rewards, terminated = self._task.after(before, actions)
+        self._elapsed += 1
+        truncated = self._elapsed >= self._max_steps
+        finals: dict[int, np.ndarray] = {}
+        for i in np.flatnonzero(terminated | truncated).tolist():
+            finals[i] = observations[i].copy()
+            observations[i] = self._reset_one(i)
+        self._require_finite("reward", rewards)
+        self._require_finite("observation", observations)
+        for i, final in finals.items():
+            self._require_finite("final observation", final[None], first=i)
+        self._observations = observations
+        return VectorStep(observations.copy(), rewards, terminated, truncated, finals)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of every environment, in the form that ``VectorEnv`` has it."""
+        envs = []
+        for i in range(self.num_envs):
+            self._lend(i)
+            envs.append(capture_state(self._env))
+        return {"envs": envs, "observations": self._observations.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Restore what :meth:`state_dict` returned, here or in a ``VectorEnv``.
+
+        Returns:
+            Names of attributes that could not be captured: none.
+
+        Raises:
+            ValueError: The environments differ from the captured ones.
+        """
+        if len(state["envs"]) != self.num_envs:
+            raise ValueError(f"{len(state['envs'])} environments were saved, there are {self.num_envs}")
+        for i, saved in enumerate(state["envs"]):
+            self._lend(i)
+            restore_state(self._env, saved)
+            self._elapsed[i] = self._clock._elapsed_steps or 0
+        self._observations[:] = state["observations"]
+        return sorted({name for saved in state["envs"] for name in saved["unknown"]})
+
+    def close(self) -> None:
+        """End the threads and close Gymnasium's environment."""
+        self._simulations.close()
+        self._env.close()
+
+    def _lend(self, index: int) -> None:
+        self._base.data = self._simulations.datas[index]
+        self._base.np_random = self._generators[index]
+        self._clock._elapsed_steps = int(self._elapsed[index])
+
+    def _reset_one(self, index: int, seed: int | None = None) -> np.ndarray:
+        """New episode in one environment; its first observation, ``[D]``."""
+        self._lend(index)
+        try:
+            observation, _ = self._env.reset(seed=seed)
+        except Exception as error:
+            raise self._failure(index, "reset", error) from error
+        self._generators[index] = self._base.np_random
+        self._elapsed[index] = 0
+        return observation
+
+    def _failure(self, index: int, method: str, error: Exception) -> EnvironmentFailure:
+        return EnvironmentFailure(f"environment {index} of {self.num_envs} ({self.name}) raised in {method}: {error!r}")
+
+    def _require_finite(self, what: str, values: np.ndarray, first: int = 0) -> None:
+        if np.isfinite(values).all():
+            return
+        index = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
+        raise EnvironmentFailure(
+            f"environment {first + index} of {self.num_envs} ({self.name}) returned a {what} that is not finite: "
+            f"{values[index]}"
+        )
+
+
+def _time_limit(env: gym.Env) -> gym.wrappers.TimeLimit:
+    """The layer that counts the steps of the episode."""
+    while not isinstance(env, gym.wrappers.TimeLimit):
+        assert isinstance(env, gym.Wrapper), "every native task has a time limit"
+        env = env.env
+    return env
