@@ -21,7 +21,8 @@ OFF_POLICY = {
     "rollout_steps": 64,
     "minibatch_size": 64,
     "learning_rate": 3e-4,
-    "lr_schedule": "linear",
+    "lr_schedule": "constant",
+    "delta": 0.3,
 }
 """A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
 
@@ -40,7 +41,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "HalfCheetah-v5": Preset(
-        off_policy={"minibatch_size": 256, "learning_rate": 1e-3},
+        off_policy={"minibatch_size": 256, "learning_rate": 1e-3, "lr_schedule": "linear", "delta": 0.1},
         provenance="PROVENANCE",
     ),
     "Hopper-v5": Preset(provenance="PROVENANCE"),

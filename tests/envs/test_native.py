@@ -15,9 +15,15 @@ from r2vpo.errors import ConfigError, EnvironmentFailure
 # arithmetic operation by operation.
 TOLERANCE = 0.0
 STEPS, NUM_ENVS = 300, 4
-TIME_LIMIT = 60  # instead of 1000, so that every task is cut several times
-FALLING = ["Hopper-v5", "Walker2d-v5", "InvertedPendulum-v5", "InvertedDoublePendulum-v5", "Ant-v5", "Humanoid-v5"]
-SHORT_LIVED = FALLING[2:4] + FALLING[5:]  # random actions never keep these up for TIME_LIMIT steps
+# Under random actions these fall; within these limits some episodes fall and some are cut.
+FALLING = {
+    "Hopper-v5": 20,
+    "Walker2d-v5": 20,
+    "InvertedPendulum-v5": 6,
+    "InvertedDoublePendulum-v5": 6,
+    "Ant-v5": 60,
+    "Humanoid-v5": 20,
+}
 
 
 def draw_actions(envs, steps, seed=0):
@@ -46,7 +52,8 @@ def require_same(ours, theirs):
 
 @pytest.mark.parametrize("task", native_tasks())
 def test_native_engine_equals_gymnasium(task, monkeypatch):
-    monkeypatch.setattr(gym.registry[task], "max_episode_steps", min(TIME_LIMIT, gym.spec(task).max_episode_steps))
+    if not task.startswith(("Reacher", "Pusher")):  # their own limits are short enough
+        monkeypatch.setattr(gym.spec(task), "max_episode_steps", FALLING.get(task, 60))
     native, reference = NativeVectorEnv(task, NUM_ENVS, threads=2), VectorEnv(task, NUM_ENVS)
     assert (native.observation_space, native.action_space) == (reference.observation_space, reference.action_space)
     require_same([native.reset(11)], [reference.reset(11)])
@@ -57,7 +64,7 @@ def test_native_engine_equals_gymnasium(task, monkeypatch):
         require_same(ours, theirs)
         terminated, truncated = terminated + theirs[2].sum(), truncated + theirs[3].sum()
     assert (terminated > 0) == (task in FALLING)
-    assert (truncated > 0) == (task not in SHORT_LIVED)
+    assert truncated > 0
 
 
 def test_double_precision_actions_beyond_the_bounds_are_treated_alike():
@@ -178,7 +185,7 @@ def test_an_error_inside_mujoco_names_the_environment(threads, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(envs._simulations, "_step", fail)
-        with pytest.raises(EnvironmentFailure, match="environment 3 of 4 .*the simulator is gone"):
+        with pytest.raises(EnvironmentFailure, match=r"environment 3 of 4 .*the simulator is gone"):
             envs.step(np.zeros((4, 2), np.float32))
     assert envs.step(np.zeros((4, 2), np.float32)).rewards.shape == (4,)
     with pytest.raises(EnvironmentFailure, match=r"shape \(4, 3\)"):
