@@ -19,10 +19,9 @@ ON_POLICY = {
 OFF_POLICY = {
     "num_envs": 8,
     "rollout_steps": 64,
-    "minibatch_size": 64,
-    "learning_rate": 3e-4,
-    "lr_schedule": "constant",
-    "delta": 0.3,
+    "minibatch_size": 256,
+    "learning_rate": 1e-3,
+    "lr_schedule": "linear",
 }
 """A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
 
@@ -41,7 +40,6 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "HalfCheetah-v5": Preset(
-        off_policy={"minibatch_size": 256, "learning_rate": 1e-3, "lr_schedule": "linear", "delta": 0.1},
         provenance="PROVENANCE",
     ),
     "Hopper-v5": Preset(provenance="PROVENANCE"),
