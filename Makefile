@@ -3,7 +3,7 @@
 
 PYTHON      ?= python3
 RUN_DIR     ?= runs/halfcheetah-$(shell date +%Y%m%d-%H%M%S)
-TRAIN_ARGS  ?= --env HalfCheetah-v5 --total-steps 200000 --seed 0 --run-dir $(RUN_DIR) --video
+TRAIN_ARGS  ?= --env HalfCheetah-v5 --total-steps 400000 --seed 0 --run-dir $(RUN_DIR) --video
 PYTEST_ARGS ?=
 # The index to try first for PyTorch. Empty means pip's own; another one may be given, for ROCm say.
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)

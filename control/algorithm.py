@@ -23,8 +23,8 @@ from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.control.snapshot import read_identity, restore_environments, restore_snapshot, take_snapshot
 from r2vpo.control.threads import torch_threads
 from r2vpo.control.training import train
+from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
 from r2vpo.envs.making import EnvSource
-from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError
 from r2vpo.run_directory import RunDirectory
 
@@ -60,10 +60,10 @@ class R2VPO:
             settings.setdefault("rollout_steps", 2048)
         name = env if isinstance(env, str) else _source_name(env)
         config = resolve_config({**settings, "env": name, "seed": seed})
-        envs = VectorEnv(env, config.num_envs)
+        envs = make_vector_env(env, config.num_envs, config.engine, config.env_threads or None)
         self._assemble(config, (envs.observation_space, envs.action_space))
         self._source: EnvSource | gym.Env | None = env
-        self._envs: VectorEnv | None = envs
+        self._envs: AnyVectorEnv | None = envs
         if run_dir is not None:
             self.run = RunDirectory(run_dir, config_dict(config))
 
@@ -105,11 +105,19 @@ class R2VPO:
         return self._collector is not None
 
     @property
+    def engine(self) -> str:
+        """What steps the environments, and why."""
+        envs = self.collector.envs
+        return f"{envs.engine}: {envs.engine_reason}"
+
+    @property
     def collector(self) -> Collector:
         """Steps the environments; made on first use, so that a loaded model predicts without any."""
         if self._collector is None:
             if self._envs is None:
-                self._envs = VectorEnv(self._evaluation_source(), self.config.num_envs)
+                config = self.config
+                threads = config.env_threads or None
+                self._envs = make_vector_env(self._evaluation_source(), config.num_envs, config.engine, threads)
             self._collector = Collector(self._envs, self.learner.policy, self.bounds, self.generator)
             restore_environments(self, self._collector)
         return self._collector

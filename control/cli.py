@@ -81,7 +81,7 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
     config = model.config
     print(
         f"{config.objective} {config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}, "
-        f"{config.num_envs} environments -> {path}"
+        f"{config.num_envs} environments ({model.engine}) -> {path}"
     )
     try:
         model.learn(progress_bar=not command.quiet)

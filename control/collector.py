@@ -12,7 +12,7 @@ from torch import Tensor
 
 from r2vpo.control.actor import NumpyActor
 from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
-from r2vpo.envs.vector import VectorEnv
+from r2vpo.envs.engines import AnyVectorEnv
 from r2vpo.errors import EnvironmentFailure
 
 Rollout = dict[str, Tensor]
@@ -42,7 +42,7 @@ class Collector:
     """
 
     def __init__(
-        self, envs: VectorEnv, policy: GaussianPolicy, bounds: ActionBounds, generator: torch.Generator
+        self, envs: AnyVectorEnv, policy: GaussianPolicy, bounds: ActionBounds, generator: torch.Generator
     ) -> None:
         self.envs = envs
         self.policy = policy

@@ -21,6 +21,7 @@ from r2vpo.control.presets import VARIANTS
 from r2vpo.envs.making import make_env, require_box_spaces
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.progress import LiveLine
+from r2vpo.provenance import machine_description, package_versions
 
 RESULTS = "runs.jsonl"
 COMPARISON = "comparison.json"
@@ -46,7 +47,7 @@ def compare(command: CompareCommand) -> dict[str, Any]:
     failures = run_jobs(jobs, results, command.out / "runs", command.workers, command.quiet)
     wanted = {job.key for job in jobs}
     lines = [line for line in read_results(results) if Job(*_identity(line)).key in wanted]
-    document = {"comparison": summarise_lines(lines), "runs": lines}
+    document = {"comparison": summarise_lines(lines), "versions": package_versions(), "machine": machine_description()}
     text = json.dumps(document, indent=1)
     write_text_atomically(command.out / COMPARISON, text)
     if command.json is not None:

@@ -99,6 +99,10 @@ class ControlConfig:
     normalize_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return."""
 
+    engine: Literal["auto", "native", "gymnasium"] = "auto"
+    """What steps the environments: the native engine where it covers the task, else Gymnasium. Results are the same."""
+    env_threads: int = 0
+    """Threads of the native engine; 0 takes one for every four environments, within the cores there are."""
     torch_threads: int = 1
     """Threads of torch; one is fastest for networks this small. 0 leaves torch's own choice."""
     checkpoint_seconds: float = 30.0
@@ -207,6 +211,8 @@ _CHECKS = (
     _choice("replay_advantages", "recomputed", "stored"),
     _choice("lr_schedule", "linear", "constant"),
     _choice("action_bounds", "clip", "tanh"),
+    _choice("engine", "auto", "native", "gymnasium"),
+    _whole("env_threads", 0),
     _choice("level", None, "token", "sequence"),
     *(_whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),
     _whole("minibatch_size", 2),

@@ -35,7 +35,7 @@ def run_ours(job: Job, folder: Path) -> dict[str, Any]:
     if (run_dir / CONFIG).exists():
         model = R2VPO.resume(run_dir)
     else:
-        settings = {"total_steps": job.total_steps, "eval_episodes": 0, **VARIANTS[job.algo]}
+        settings = {"total_steps": job.total_steps, "eval_episodes": 0, "env_threads": 1, **VARIANTS[job.algo]}
         model = R2VPO(job.env, seed=job.seed, run_dir=run_dir, **settings)
     model.learn(callback=_Progress())
     steps = model.num_timesteps

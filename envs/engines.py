@@ -12,11 +12,12 @@ from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError
 
 Engine = Literal["auto", "native", "gymnasium"]
+AnyVectorEnv = NativeVectorEnv | VectorEnv
 
 
 def make_vector_env(
     env: EnvSource | gym.Env, num_envs: int, engine: Engine = "auto", threads: int | None = None
-) -> NativeVectorEnv | VectorEnv:
+) -> AnyVectorEnv:
     """N environments side by side.
 
     Args:
@@ -47,6 +48,6 @@ def make_vector_env(
     return _labelled(native, "native", "it was asked for" if engine == "native" else f"it covers {native.name}")
 
 
-def _labelled(envs: NativeVectorEnv | VectorEnv, engine: str, reason: str) -> NativeVectorEnv | VectorEnv:
+def _labelled(envs: AnyVectorEnv, engine: str, reason: str) -> AnyVectorEnv:
     envs.engine, envs.engine_reason = engine, reason
     return envs

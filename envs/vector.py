@@ -8,9 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from r2vpo.envs.checks import raised_in, require_finite
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.errors import ConfigError, EnvironmentFailure
+from r2vpo.errors import ConfigError
 
 
 @dataclass
@@ -67,7 +68,7 @@ class VectorEnv:
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
             self._observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
-        self._require_finite("observation", self._observations)
+        require_finite(self.name, self.num_envs, "observation", self._observations)
         return self._observations.copy()
 
     def step(self, actions: np.ndarray) -> VectorStep:
@@ -85,10 +86,10 @@ class VectorEnv:
                 finals[i] = np.asarray(observation)
                 observation = self._call(i, "reset")[0]
             self._observations[i] = observation
-        self._require_finite("reward", rewards)
-        self._require_finite("observation", self._observations)
+        require_finite(self.name, self.num_envs, "reward", rewards)
+        require_finite(self.name, self.num_envs, "observation", self._observations)
         for i, final in finals.items():
-            self._require_finite("final observation", final[None], first=i)
+            require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
         return VectorStep(self._observations.copy(), rewards, terminated, truncated, finals)
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,14 +122,4 @@ class VectorEnv:
         try:
             return getattr(self.envs[index], method)(*args, **kwargs)
         except Exception as error:
-            message = f"environment {index} of {self.num_envs} ({self.name}) raised in {method}: {error!r}"
-            raise EnvironmentFailure(message) from error
-
-    def _require_finite(self, what: str, values: np.ndarray, first: int = 0) -> None:
-        if np.isfinite(values).all():
-            return
-        index = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
-        raise EnvironmentFailure(
-            f"environment {first + index} of {self.num_envs} ({self.name}) returned a {what} that is not finite: "
-            f"{values[index]}"
-        )
+            raise raised_in(self.name, index, self.num_envs, method, error) from error

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
+from r2vpo.envs.checks import raised_in, require_finite
 from r2vpo.envs.making import make_env
 from r2vpo.envs.native.simulations import Simulations
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
@@ -71,7 +72,7 @@ class NativeVectorEnv:
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
             self._observations[i] = self._reset_one(i, int(seeds[i]))
-        self._require_finite("observation", self._observations)
+        require_finite(self.name, self.num_envs, "observation", self._observations)
         return self._observations.copy()
 
     def step(self, actions: np.ndarray) -> VectorStep:
@@ -88,7 +89,7 @@ class NativeVectorEnv:
         before = self._task.before()
         failure = self._simulations.step(actions, self._base.frame_skip)
         if failure is not None:
-            raise self._failure(failure[0], "step", failure[1]) from failure[1]
+            raise raised_in(self.name, failure[0], self.num_envs, "step", failure[1]) from failure[1]
         observations, rewards, terminated = self._task.after(before, actions)
         self._elapsed += 1
         truncated = self._elapsed >= self._max_steps
@@ -96,10 +97,10 @@ class NativeVectorEnv:
         for i in np.flatnonzero(terminated | truncated).tolist():
             finals[i] = observations[i].copy()
             observations[i] = self._reset_one(i)
-        self._require_finite("reward", rewards)
-        self._require_finite("observation", observations)
+        require_finite(self.name, self.num_envs, "reward", rewards)
+        require_finite(self.name, self.num_envs, "observation", observations)
         for i, final in finals.items():
-            self._require_finite("final observation", final[None], first=i)
+            require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
         self._observations = observations
         return VectorStep(observations.copy(), rewards, terminated, truncated, finals)
 
@@ -145,22 +146,10 @@ class NativeVectorEnv:
         try:
             observation, _ = self._env.reset(seed=seed)
         except Exception as error:
-            raise self._failure(index, "reset", error) from error
+            raise raised_in(self.name, index, self.num_envs, "reset", error) from error
         self._generators[index] = self._base.np_random
         self._elapsed[index] = 0
         return observation
-
-    def _failure(self, index: int, method: str, error: Exception) -> EnvironmentFailure:
-        return EnvironmentFailure(f"environment {index} of {self.num_envs} ({self.name}) raised in {method}: {error!r}")
-
-    def _require_finite(self, what: str, values: np.ndarray, first: int = 0) -> None:
-        if np.isfinite(values).all():
-            return
-        index = int(np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))[0])
-        raise EnvironmentFailure(
-            f"environment {first + index} of {self.num_envs} ({self.name}) returned a {what} that is not finite: "
-            f"{values[index]}"
-        )
 
 
 def _time_limit(env: gym.Env) -> gym.wrappers.TimeLimit:
