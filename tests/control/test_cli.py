@@ -70,6 +70,14 @@ def test_plot_several_runs(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "both.png")
 
 
+def test_run_says_which_engine_steps_the_environments(tmp_path, capsys):
+    words = ["control", "train", "--total-steps", "64", "--num-envs", "2", "--rollout-steps", "16", "--quiet"]
+    words += ["--minibatch-size", "16", "--eval-episodes", "0"]
+    for env, engine in (("Hopper-v5", "native"), ("Pendulum-v1", "gymnasium")):
+        assert main([*words, "--env", env, "--run-dir", str(tmp_path / env)]) == 0
+        assert f"({engine}: " in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_finished_run_resumes_to_nothing(run, capsys):
     before = read_metrics(run)
     assert main(["control", "train", "--resume", str(run), "--quiet"]) == 0

@@ -83,6 +83,19 @@ def test_resumed_run_is_the_uninterrupted_run(tmp_path, env, settings):
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
 
 
+def test_engines_and_their_threads_give_the_same_run():
+    weights = []
+    for settings in (
+        {"engine": "gymnasium"},
+        {"engine": "native", "env_threads": 1},
+        {"engine": "native", "env_threads": 3},
+    ):
+        model = R2VPO("Walker2d-v5", seed=5, **SMALL, **settings).learn(4 * ITERATION)
+        weights.append(torch.cat([p.flatten() for p in model.learner.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
 def test_runs_with_different_seeds_differ(tmp_path):
     weights = []
     for seed in (0, 1):
