@@ -139,11 +139,14 @@ class R2VPO:
             reset_num_timesteps: When False and ``total_timesteps`` is given, count on from the steps taken.
 
         Raises:
+            ConfigError: Counting anew in a run directory that holds a run already.
             EnvironmentFailure: An environment raised or returned a non-finite value.
             TrainingDiverged: An update had no finite gradient step.
             KeyboardInterrupt: Ctrl-C; the iteration under way is finished and saved first.
         """
         if total_timesteps is not None:
+            if reset_num_timesteps and self.num_timesteps and self.run is not None:
+                raise ConfigError("reset_num_timesteps", True, f"False: {self.run.path} holds a run already")
             self.config = replace(self.config, total_steps=total_timesteps)
             if reset_num_timesteps:
                 self.num_timesteps, self.episodes = 0, EpisodeLog()

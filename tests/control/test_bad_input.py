@@ -209,6 +209,13 @@ class TestRunDirectory:
         with pytest.raises(RunDirectoryError, match="already holds a run"):
             R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL)
 
+    def test_counts_one_run_only(self, tmp_path):
+        model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL).learn(64)
+        with pytest.raises(ConfigError, match="reset_num_timesteps=True"):
+            model.learn(64)
+        assert model.learn(64, reset_num_timesteps=False).num_timesteps == 128
+        model.close()
+
     def test_without_a_run(self, tmp_path):
         with pytest.raises(RunDirectoryError, match="holds no run"):
             R2VPO.resume(tmp_path)
