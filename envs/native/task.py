@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Observations ``[N, D]``, rewards ``[N]`` and terminated ``[N]``."""
 
 
-class Task:
+class Task(ABC):
     """Base of the tasks. Each one is its Gymnasium class, read line by line, with a leading axis for N.
 
     Weights and ranges are looked up in Gymnasium's environment, so none is written down here. Sums and products keep
@@ -37,9 +38,9 @@ class Task:
         """What the reward compares with the state after the step, ``[N, ...]``."""
         return None
 
+    @abstractmethod
     def after(self, before: np.ndarray | None, actions: np.ndarray) -> Outcome:
         """Evaluate the step that has been taken with ``actions``, ``[N, A]``."""
-        raise NotImplementedError
 
 
 def never(count: int) -> np.ndarray:
