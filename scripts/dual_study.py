@@ -9,6 +9,8 @@ so that only lambda moves the ratio variance, and counts the rollouts until its 
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ class Study:
     """First values of lambda; 0.04 is the paper's."""
     delta: float = 0.1
     """Target of E[(rho-1)^2]."""
-    total_steps: int = 100_000
+    total_steps: int = 61_440
     """Environment steps of each run."""
     seed: int = 0
     """Seed of each run."""
@@ -65,7 +67,7 @@ class Trace(BaseCallback):
 
 
 def rollouts_to_delta(variance: list[float], delta: float) -> int | None:
-    """First rollout from which the mean of the next few stays within the tolerance of delta; None if never."""
+    """First rollout at which the mean of it and the next two is within the tolerance of delta; None if never."""
     means = np.convolve(variance, np.ones(WINDOW) / WINDOW, mode="valid")
     inside = np.abs(means / delta - 1.0) <= TOLERANCE
     return int(np.argmax(inside)) if inside.any() else None
@@ -126,7 +128,7 @@ def main() -> None:
             results.append(run(env, rule, start, study))
             line.update(len(results), rule=rule, start=start)
     document = {
-        "command": "python scripts/dual_study.py",
+        "command": shlex.join(["python", *sys.argv]),
         "results": results,
         "versions": package_versions(),
         "machine": machine_description(),
