@@ -58,7 +58,7 @@ def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max
 
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    filmed = make_env(env, render_mode="rgb_array")
+    filmed = make_env(env, render_mode="rgb_array", **_following_camera(env))
     try:
         observation, _ = filmed.reset(seed=seed)
         fps = int(filmed.metadata.get("render_fps", 30))
@@ -74,3 +74,14 @@ def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max
     finally:
         filmed.close()
     return path
+
+
+def _following_camera(env: EnvSource) -> dict[str, str]:
+    """Argument that makes a MuJoCo task film with the camera that follows the body, where its model has one."""
+    if not isinstance(env, str):
+        return {}
+    plain = make_env(env)
+    model = getattr(plain.unwrapped, "model", None)
+    cameras = [model.camera(i).name for i in range(model.ncam)] if hasattr(model, "ncam") else []
+    plain.close()
+    return {"camera_name": "track"} if "track" in cameras else {}

@@ -51,7 +51,7 @@ def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
         if name == "max_ratio":
             axis.set_yscale("log")
     _draw_delta(axes.flat[1], [run_dir for run_dir, _ in runs])
-    axes.flat[1].legend(fontsize=8)
+    figure.legend(*axes.flat[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     return save_figure(figure, output)
 
 
