@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.control.stats import bootstrap_interval, interquartile_mean, summarise
 from r2vpo.plotting import new_figure, save_figure
+from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
 
 Line = dict[str, Any]
 

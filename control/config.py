@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from r2vpo.errors import ConfigError
+from r2vpo.validation import choice, real, whole
 
 Algo = Literal["on-policy", "off-policy"]
 ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
@@ -137,47 +137,6 @@ class ControlConfig:
         return {name: getattr(self, name) for name in HYPERPARAMETERS if getattr(self, name) is not None}
 
 
-def check_names(settings: dict[str, Any]) -> None:
-    """Raise ConfigError for a name that is not a setting."""
-    known = [f.name for f in fields(ControlConfig)]
-    for name, value in settings.items():
-        if name not in known:
-            raise ConfigError(name, value, f"left out; the settings are {', '.join(known)}")
-
-
-def _whole(name: str, lowest: int) -> Any:
-    def check(config: ControlConfig) -> None:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ConfigError(name, value, f"a whole number of at least {lowest}")
-
-    return check
-
-
-def _real(
-    name: str, lowest: float, highest: float = math.inf, *, open_low: bool = False, optional: bool = False
-) -> Any:
-    def check(config: ControlConfig) -> None:
-        value = getattr(config, name)
-        if value is None and optional:
-            return
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < lowest or value > highest or (open_low and value == lowest):
-            bound = f"above {lowest:g}" if open_low else f"of at least {lowest:g}"
-            upper = f" and at most {highest:g}" if highest < math.inf else ""
-            raise ConfigError(name, value, f"a finite number {bound}{upper}" + (", or None" if optional else ""))
-
-    return check
-
-
-def _choice(name: str, *options: Any) -> Any:
-    def check(config: ControlConfig) -> None:
-        if getattr(config, name) not in options:
-            raise ConfigError(name, getattr(config, name), f"one of {', '.join(map(str, options))}")
-
-    return check
-
-
 def _minibatch_fits(config: ControlConfig) -> None:
     if config.minibatch_size > config.rollout_size:
         size = f"num_envs * rollout_steps = {config.num_envs} * {config.rollout_steps} = {config.rollout_size}"
@@ -205,26 +164,26 @@ def _hidden_sizes(config: ControlConfig) -> None:
 
 
 _CHECKS = (
-    _choice("algo", "on-policy", "off-policy"),
-    _choice("objective", "r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"),
-    _choice("dual", "fixed", "paper", "adaptive"),
-    _choice("replay_advantages", "recomputed", "stored"),
-    _choice("lr_schedule", "linear", "constant"),
-    _choice("action_bounds", "clip", "tanh"),
-    _choice("engine", "auto", "native", "gymnasium"),
-    _whole("env_threads", 0),
-    _choice("level", None, "token", "sequence"),
-    *(_whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),
-    _whole("minibatch_size", 2),
-    _whole("seed", 0),
-    _whole("torch_threads", 0),
-    _whole("eval_episodes", 0),
-    _real("lam", 0.0),
-    *(_real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    *(_real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
-    *(_real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
-    *(_real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
-    *(_real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
+    choice("algo", "on-policy", "off-policy"),
+    choice("objective", "r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"),
+    choice("dual", "fixed", "paper", "adaptive"),
+    choice("replay_advantages", "recomputed", "stored"),
+    choice("lr_schedule", "linear", "constant"),
+    choice("action_bounds", "clip", "tanh"),
+    choice("engine", "auto", "native", "gymnasium"),
+    whole("env_threads", 0),
+    choice("level", None, "token", "sequence"),
+    *(whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),
+    whole("minibatch_size", 2),
+    whole("seed", 0),
+    whole("torch_threads", 0),
+    whole("eval_episodes", 0),
+    real("lam", 0.0),
+    *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
+    *(real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
+    *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
+    *(real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
+    *(real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
     _minibatch_fits,
     _delta_where_needed,
     _log_std_bounds,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from r2vpo.control.config import ControlConfig, check_names
+from r2vpo.control.config import ControlConfig
+from r2vpo.validation import check_names
 
 ON_POLICY = {
     "num_envs": 4,
@@ -84,7 +85,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     Raises:
         ConfigError: A name that is not a setting, or a value outside its range.
     """
-    check_names(settings)
+    check_names(ControlConfig, settings)
     preset = PRESETS.get(settings.get("env", ControlConfig.env), Preset())
     if settings.get("algo", ControlConfig.algo) == "on-policy":
         chosen = {**ON_POLICY, **preset.on_policy}

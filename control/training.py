@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +12,7 @@ from r2vpo.control.results import finish_run
 from r2vpo.control.snapshot import take_snapshot
 from r2vpo.control.threads import torch_threads
 from r2vpo.errors import EnvironmentFailure
+from r2vpo.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.progress import LiveLine
 
 if TYPE_CHECKING:
@@ -25,26 +22,16 @@ RETURN_WINDOW = 20
 """The live return is the mean over this many last training episodes."""
 
 
-class _Stop:
-    """Why training should end after the iteration under way."""
-
-    interrupted = False
-    by_callback = False
-
-    def __bool__(self) -> bool:
-        return self.interrupted or self.by_callback
-
-
 def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
     """Iterate until the schedule of the model's config ends, a callback stops it, or Ctrl-C does."""
-    config, stop = model.config, _Stop()
+    config, stop = model.config, StopRequest()
     end = model.schedule_start + config.total_steps
     collector = model.collector
     callback.init_callback(model)
     callback.on_training_start({"self": model, "total_timesteps": config.total_steps})
     last_checkpoint = time.monotonic()
     line = LiveLine(end, "steps", done=model.num_timesteps, quiet=not progress_bar)
-    with torch_threads(config.torch_threads), _finish_iteration_on_interrupt(stop), line:
+    with torch_threads(config.torch_threads), finish_iteration_on_interrupt(stop), line:
         while model.num_timesteps < end and not stop:
             started = time.perf_counter()
             metrics = _iterate(model, collector, callback, stop)
@@ -62,7 +49,7 @@ def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
         finish_run(model)
 
 
-def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: _Stop) -> dict[str, Any]:
+def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopRequest) -> dict[str, Any]:
     """One rollout and its update."""
     config = model.config
     begun_at = model.num_timesteps
@@ -106,22 +93,3 @@ def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:
         speed = model.num_timesteps / model.train_seconds
         head = {"step": model.num_timesteps, "time": model.train_seconds, "return": mean_return}
         model.run.append_metrics({**head, "steps_per_second": speed, **metrics})
-
-
-@contextmanager
-def _finish_iteration_on_interrupt(stop: _Stop) -> Iterator[None]:
-    """First Ctrl-C: finish the iteration and save. Second: stop at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(signum: int, frame: Any) -> None:
-        stop.interrupted = True
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

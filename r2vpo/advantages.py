@@ -72,11 +72,12 @@ def generalized_advantages(
 
 def truncated_importance_weights(log_ratio: Array, cap: float = 1.0) -> Array:
     """``min(cap, rho)``, V-trace's truncated weights (arXiv 1802.01561, section 4.1); any shape."""
-    return np.exp(np.minimum(log_ratio, np.log(cap)))
+    weights: Array = np.exp(np.minimum(log_ratio, np.log(cap)))
+    return weights
 
 
 def group_relative_advantages(
-    rewards: Array, group_size: int, valid: NDArray[np.bool_] | None = None, eps: float = 1e-6
+    rewards: Array, group_size: int, valid: NDArray[np.bool_] | None = None, eps: float = 1e-6, *, scale: bool = True
 ) -> Array:
     """Rewards standardised within each group of answers to one prompt (arXiv 2601.03320, Eq. 3).
 
@@ -86,6 +87,7 @@ def group_relative_advantages(
         valid: ``[B]``; False where a reward is missing. Those take no part in the mean and the standard deviation
             and get advantage 0. A group with fewer than two valid rewards gets 0 throughout.
         eps: Added to the standard deviation (population); a group of equal rewards gets 0.
+        scale: False only subtracts the mean (Dr. GRPO, arXiv 2503.20783).
 
     Returns:
         Advantages, ``[B]``.
@@ -101,5 +103,7 @@ def group_relative_advantages(
     mask = kept.reshape(-1, group_size)
     count = mask.sum(axis=1, keepdims=True)
     centred = np.where(mask, grouped - grouped.sum(axis=1, keepdims=True) / np.maximum(count, 1), 0.0)
+    if not scale:
+        return np.where(count > 1, centred, 0.0).reshape(-1)
     std = np.sqrt(np.square(centred).sum(axis=1, keepdims=True) / np.maximum(count, 1))
     return np.where(count > 1, centred / (std + eps), 0.0).reshape(-1)

@@ -10,6 +10,7 @@ from r2vpo.errors import R2VPOError
 
 GROUPS = {
     "control": ("r2vpo.control.cli", "train, evaluate and compare agents on continuous control"),
+    "llm": ("r2vpo.llm.cli", "fine-tune and evaluate language models"),
     "plot": ("r2vpo.plot_command", "draw the training curves of one or more runs"),
     "bench": ("r2vpo.bench_command", "measure speed beside other libraries"),
 }

@@ -27,5 +27,17 @@ class EnvironmentFailure(R2VPOError):
     """An environment raised or returned something no algorithm can learn from."""
 
 
+class RolloutError(R2VPOError):
+    """A generation engine failed, or returned something no algorithm can learn from."""
+
+
+class RewardError(R2VPOError):
+    """A reward function cannot be called, or returned something that is not one number or None an item."""
+
+
+class OutOfMemory(R2VPOError):
+    """Memory ran out; the message names the settings to lower."""
+
+
 class TrainingDiverged(R2VPOError):
     """Non-finite losses or log-probs stopped the run before they reached a checkpoint."""

@@ -17,15 +17,19 @@ from torch import Tensor
 from r2vpo.diagnostics import ratio_diagnostics, ratio_variance_by_age
 from r2vpo.dual import DualController
 from r2vpo.objectives import Objective
+from r2vpo.processes import Processes, SingleProcess
 
 MicroBatch = TypeVar("MicroBatch")
+
+RECENT_SAMPLES = 8192
+"""Most elements kept in :attr:`PolicyUpdater.recent`."""
 
 
 @dataclass
 class Scored:
     """A micro-batch under the current policy.
 
-    ``log_prob``, ``old_log_prob``, ``advantage``, ``mask`` and ``age`` have one shape, ``[n]`` or ``[b, t]``.
+    All tensors but ``auxiliary_loss`` have one shape, ``[n]`` or ``[b, t]``.
     """
 
     log_prob: Tensor
@@ -33,24 +37,36 @@ class Scored:
     advantage: Tensor
     mask: Tensor | None = None
     age: Tensor | None = None
+    weight: Tensor | None = None
+    """Weight of each element in the loss; their mean over the minibatch is 1."""
     auxiliary_loss: Tensor | None = None
     """Scalar added to the policy loss as it is (value loss, entropy bonus), already divided by the global count."""
 
 
 @dataclass
-class _Sampled:
-    """The unmasked elements of a micro-batch, ``[n]``, without gradient."""
+class Sampled:
+    """Unmasked elements that gradient steps saw, each ``[n]``, without gradient."""
 
     log_ratio: Tensor
     advantage: Tensor
+    old_log_prob: Tensor
     age: Tensor | None
+
+
+@dataclass
+class _Sums:
+    """Sums over the micro-batches of one minibatch; ``finite`` is False once something in them was not."""
+
+    squares: float = 0.0
+    auxiliary: float = 0.0
+    finite: bool = True
 
 
 @dataclass
 class UpdateLog:
     """What the steps since the last summary saw; skipped steps leave no samples."""
 
-    samples: list[_Sampled] = field(default_factory=list)
+    samples: list[Sampled] = field(default_factory=list)
     auxiliary_losses: list[float] = field(default_factory=list)
     grad_norms: list[float] = field(default_factory=list)
     skipped: int = 0
@@ -66,6 +82,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         score: Turns a micro-batch into a :class:`Scored`.
         max_grad_norm: Gradients are scaled so that their joint 2-norm is at most this.
         drop_gradients: Free gradients between steps; False zeroes them in place.
+        processes: Those that share each minibatch, every one with micro-batches of its own.
     """
 
     def __init__(
@@ -76,6 +93,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         score: Callable[[MicroBatch], Scored],
         max_grad_norm: float,
         drop_gradients: bool = True,
+        processes: Processes | None = None,
     ) -> None:
         self.objective = objective
         self.dual = dual
@@ -83,7 +101,10 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.score = score
         self.max_grad_norm = max_grad_norm
         self.drop_gradients = drop_gradients
+        self.processes: Processes = SingleProcess() if processes is None else processes
         self.log = UpdateLog()
+        self.recent: Sampled | None = None
+        """Some thousands of the elements behind the last summary, for pictures."""
         self._uses_dual = objective.uses_dual
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -100,34 +121,55 @@ class PolicyUpdater(Generic[MicroBatch]):
             Whether the step was taken.
         """
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
+        seen, sums = self._accumulate(micro_batches, count)
+        if not isinstance(self.processes, SingleProcess):
+            sums = self._share(sums)
+        if not sums.finite:
+            return self._skip()
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
+        if not math.isfinite(grad_norm):
+            return self._skip()
+        self.optimizer.step()
+        self.dual.update(sums.squares / count)
+        self.log.samples += seen
+        self.log.grad_norms.append(grad_norm)
+        self.log.auxiliary_losses.append(sums.auxiliary)
+        return True
+
+    def _accumulate(self, micro_batches: Sequence[MicroBatch], count: int) -> tuple[list[Sampled], _Sums]:
+        """Gradients of the micro-batches of this process, added up in place."""
         overrides: dict[str, Any] = {"lam": self.dual.lam} if self._uses_dual else {}
-        square_sum, auxiliary = 0.0, 0.0
-        seen: list[_Sampled] = []
+        seen, sums = [], _Sums()
         for micro_batch in micro_batches:
             scored = self.score(micro_batch)
             elementwise = self.objective(
                 scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides
             )
+            if scored.weight is not None:
+                elementwise = elementwise * scored.weight
             loss = elementwise.sum() / count
             if scored.auxiliary_loss is not None:
                 loss = loss + scored.auxiliary_loss
-                auxiliary += float(scored.auxiliary_loss.detach())
+                sums.auxiliary += float(scored.auxiliary_loss.detach())
             sampled = _unmasked(scored)
             # The objective clamps log-ratios, so an infinite log-prob would not show in the loss.
             if not math.isfinite(loss.item()) or not math.isfinite(sampled.log_ratio.sum().item()):
-                return self._skip()
+                sums.finite = False
+                break
             loss.backward()
             seen.append(sampled)
-            square_sum += float((sampled.log_ratio.double().exp() - 1.0).square().sum())
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
-        if not math.isfinite(grad_norm):
-            return self._skip()
-        self.optimizer.step()
-        self.dual.update(square_sum / count)
-        self.log.samples += seen
-        self.log.grad_norms.append(grad_norm)
-        self.log.auxiliary_losses.append(auxiliary)
-        return True
+            sums.squares += float((sampled.log_ratio.double().exp() - 1.0).square().sum())
+        return seen, sums
+
+    def _share(self, sums: _Sums) -> _Sums:
+        """Add up gradients and sums over the processes; one that is not finite stops all of them."""
+        device = self._parameters[0].device
+        local = torch.tensor([sums.squares, sums.auxiliary, float(not sums.finite)], dtype=torch.float64, device=device)
+        squares, auxiliary, failures = self.processes.sum(local).tolist()
+        for parameter in self._parameters:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = self.processes.sum(gradient)
+        return _Sums(squares, auxiliary, failures == 0)
 
     def summary(self) -> dict[str, Any]:
         """Diagnostics over every step since the last call, and a fresh start.
@@ -142,16 +184,34 @@ class PolicyUpdater(Generic[MicroBatch]):
             "gradient_steps": len(log.grad_norms),
             "skipped_steps": log.skipped,
         }
-        if log.samples:
-            log_ratio = torch.cat([sampled.log_ratio for sampled in log.samples])
-            values |= ratio_diagnostics(log_ratio, torch.cat([sampled.advantage for sampled in log.samples]), lam=lam)
-            ages = [sampled.age for sampled in log.samples if sampled.age is not None]
-            if len(ages) == len(log.samples):
-                values["ratio_variance_by_age"] = ratio_variance_by_age(log_ratio, torch.cat(ages))
+        everything = self._joined(log.samples)
+        self.recent = None if everything is None else _thinned(everything)
+        if everything is not None:
+            values |= ratio_diagnostics(everything.log_ratio, everything.advantage, lam=lam)
+            if everything.age is not None:
+                values["ratio_variance_by_age"] = ratio_variance_by_age(everything.log_ratio, everything.age)
         if log.grad_norms:
             values["grad_norm"] = sum(log.grad_norms) / len(log.grad_norms)
             values["auxiliary_loss"] = sum(log.auxiliary_losses) / len(log.auxiliary_losses)
         return values
+
+    def _joined(self, samples: Sequence[Sampled]) -> Sampled | None:
+        """What all processes saw, end to end; None when that is nothing."""
+
+        def join(parts: list[Tensor]) -> Tensor:
+            return self.processes.concatenate(torch.cat(parts) if parts else torch.zeros(0))
+
+        ages = [sampled.age for sampled in samples if sampled.age is not None]
+        age = join(ages) if len(ages) == len(samples) else None
+        log_ratio = join([sampled.log_ratio for sampled in samples])
+        if not len(log_ratio):
+            return None
+        return Sampled(
+            log_ratio,
+            join([sampled.advantage for sampled in samples]),
+            join([sampled.old_log_prob for sampled in samples]),
+            age,
+        )
 
     def _skip(self) -> bool:
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
@@ -159,11 +219,18 @@ class PolicyUpdater(Generic[MicroBatch]):
         return False
 
 
-def _unmasked(scored: Scored) -> _Sampled:
+def _thinned(samples: Sampled) -> Sampled:
+    stride = -(-len(samples.log_ratio) // RECENT_SAMPLES)
+    age = None if samples.age is None else samples.age[::stride]
+    return Sampled(samples.log_ratio[::stride], samples.advantage[::stride], samples.old_log_prob[::stride], age)
+
+
+def _unmasked(scored: Scored) -> Sampled:
     kept = None if scored.mask is None else scored.mask.bool()
 
     def select(values: Tensor) -> Tensor:
         return values.flatten() if kept is None else values[kept]
 
     log_ratio = scored.log_prob.detach() - scored.old_log_prob
-    return _Sampled(select(log_ratio), select(scored.advantage), None if scored.age is None else select(scored.age))
+    age = None if scored.age is None else select(scored.age)
+    return Sampled(select(log_ratio), select(scored.advantage), select(scored.old_log_prob), age)

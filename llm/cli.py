@@ -1,0 +1,132 @@
+"""``r2vpo llm train | evaluate | compare``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from r2vpo.errors import R2VPOError
+from r2vpo.llm.commands import ResumeCommand, TrainCommand
+from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.methods import resolve_config
+
+if TYPE_CHECKING:
+    from r2vpo.llm.trainer import R2VPOTrainer
+
+_USAGE = """usage: r2vpo llm {train,evaluate,compare} ...
+
+  train      fine-tune a language model: R²VPO on- or off-policy, GRPO, or any objective of the core
+  evaluate   pass@1 and pass@k of a model on benchmarks
+  compare    train several methods on the same problems and seeds, and compare them
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one of the commands."""
+    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in commands:
+        print(f"r2vpo llm: no command {arguments[0]!r}; there are {', '.join(commands)}", file=sys.stderr)
+        return 2
+    return commands[arguments[0]](list(arguments[1:]))
+
+
+@dataclass(frozen=True)
+class _PresetKey:
+    """The arguments that choose a preset."""
+
+    model: str = LLMConfig.model
+    dataset: str = LLMConfig.dataset
+    method: str = LLMConfig.method
+
+
+def _train(arguments: list[str]) -> int:
+    if any(word.split("=")[0] == "--resume" for word in arguments):
+        return _resume(tyro.cli(ResumeCommand, args=arguments, prog="r2vpo llm train"))
+    without_help = [word for word in arguments if word not in ("-h", "--help")]
+    key, _ = tyro.cli(_PresetKey, args=without_help, return_unknown_args=True, add_help=False, prog="r2vpo llm train")
+    preset = TrainCommand(**asdict(resolve_config(asdict(key))))
+    command = tyro.cli(
+        TrainCommand, args=arguments, default=preset, prog="r2vpo llm train", config=(tyro.conf.OmitArgPrefixes,)
+    )
+    settings = {f.name: getattr(command, f.name) for f in fields(LLMConfig)}
+    run_dir = command.run_dir or _default_run_dir(settings)
+    from r2vpo.llm.trainer import R2VPOTrainer
+
+    return _run(R2VPOTrainer(config=LLMConfig(**settings), run_dir=run_dir), run_dir, command)
+
+
+def _resume(command: ResumeCommand) -> int:
+    from r2vpo.llm.trainer import R2VPOTrainer
+
+    return _run(R2VPOTrainer.resume(command.resume), command.resume, command)
+
+
+def _run(trainer: R2VPOTrainer, path: Path, command: TrainCommand | ResumeCommand) -> int:
+    """Train to the end and say where everything is."""
+    config, main_process = trainer.config, trainer.processes.is_main
+    if main_process:
+        print(
+            f"{config.method} ({config.objective}, {config.algo}) trains {config.model} on {config.dataset}: "
+            f"{config.total_rollouts:,} rollouts, seed {config.seed}, {trainer.engine_name} -> {path}"
+        )
+    try:
+        summary = trainer.train(progress_bar=not command.quiet)
+    except KeyboardInterrupt:
+        if main_process:
+            print(f"\nstopped at rollout {trainer.rollouts:,}; go on with: r2vpo llm train --resume {path}")
+        return 130
+    except R2VPOError:
+        print(f"to go on from the last checkpoint: r2vpo llm train --resume {path}", file=sys.stderr)
+        raise
+    finally:
+        trainer.close()
+    if main_process:
+        _report(summary, path, command.json)
+    return 0
+
+
+def _report(summary: dict[str, Any], path: Path, json_copy: Path | None) -> None:
+    from r2vpo.llm.results import COMPLETIONS, MODEL
+    from r2vpo.run_directory import CURVE, SUMMARY
+
+    if json_copy is not None:
+        json_copy.write_text(json.dumps(summary, indent=2))
+    if summary["accuracy_greedy"] is not None:
+        before = summary["first_accuracy_greedy"]
+        was = "" if before is None else f" (before training {before:.3f})"
+        sampled = "" if summary["pass_at_1"] is None else f", pass@1 {summary['pass_at_1']:.3f}"
+        print(
+            f"accuracy    {summary['accuracy_greedy']:.3f}{was}{sampled}, {summary['eval_problems']} held-out problems"
+        )
+    print(f"trained     {summary['train_seconds']:.0f} s, {summary['samples_per_second']:,.0f} rollouts/s")
+    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("answers", COMPLETIONS), ("model", MODEL)):
+        if (path / file).exists():
+            print(f"{name:<12}{path / file}")
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from r2vpo.llm.evaluate_command import main as evaluate
+
+    return evaluate(arguments)
+
+
+def _compare(arguments: list[str]) -> int:
+    from r2vpo.llm.compare import main as compare
+
+    return compare(arguments)
+
+
+def _default_run_dir(settings: dict[str, Any]) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    model = Path(settings["model"]).name
+    return Path("runs") / f"{model}-{settings['method']}-seed{settings['seed']}-{stamp}"

@@ -1,0 +1,38 @@
+"""Ctrl-C in a training loop: the iteration under way is finished and saved first."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class StopRequest:
+    """Why training should end after the iteration under way; false while it should not."""
+
+    interrupted = False
+    by_callback = False
+
+    def __bool__(self) -> bool:
+        return self.interrupted or self.by_callback
+
+
+@contextmanager
+def finish_iteration_on_interrupt(stop: StopRequest) -> Iterator[None]:
+    """First Ctrl-C: note it in ``stop``, so that the loop can finish its iteration and save. Second: stop at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(signum: int, frame: Any) -> None:
+        stop.interrupted = True
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
