@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 from r2vpo.control.callbacks import BaseCallback
 from r2vpo.control.jobs import Job, describe_run
 from r2vpo.control.presets import VARIANTS, config_dict
+from r2vpo.study import die_with_parent, say
 
 
 def main(arguments: list[str]) -> int:
@@ -19,10 +18,10 @@ def main(arguments: list[str]) -> int:
     import torch
 
     torch.set_num_threads(1)
-    _die_with_parent()
+    die_with_parent()
     job = Job(**json.loads(arguments[0]))
     line = run_ours(job, Path(arguments[1])) if job.algo in VARIANTS else run_peer(job)
-    _say({"result": line})
+    say({"result": line})
     return 0
 
 
@@ -48,29 +47,13 @@ def run_peer(job: Job) -> dict[str, Any]:
     """Train another library's algorithm, and describe it."""
     from r2vpo.control.peers import train_peer
 
-    run = train_peer(job.algo, job.env, job.seed, job.total_steps, lambda step: _say({"step": step}))
+    run = train_peer(job.algo, job.env, job.seed, job.total_steps, lambda step: say({"step": step}))
     return describe_run(job, run.act, run.episodes, run.train_seconds, job.total_steps, run.config)
 
 
 class _Progress(BaseCallback):
     def _on_rollout_start(self) -> None:
-        _say({"step": self.model.num_timesteps})
-
-
-def _say(message: dict[str, Any]) -> None:
-    print(json.dumps(message), flush=True)
-
-
-def _die_with_parent() -> None:
-    """Standard input is a pipe that only the parent holds open: when it closes, nobody waits for the result."""
-
-    def watch() -> None:
-        # Not sys.stdin: a thread waiting in it would hold its lock when the interpreter shuts down.
-        while os.read(0, 1024):
-            continue
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        say({"step": self.model.num_timesteps})
 
 
 if __name__ == "__main__":

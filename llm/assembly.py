@@ -12,6 +12,7 @@ from r2vpo.errors import ConfigError
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.data import as_rows, load_rows
 from r2vpo.llm.distributed import AcceleratedProcesses
+from r2vpo.llm.engines import choose_engine, make_engine
 from r2vpo.llm.prompt_stream import Problem
 from r2vpo.llm.rewards import RewardFunction, make_reward, score
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from r2vpo.llm.rewards import RewardBatch
+    from r2vpo.llm.rollout import RolloutEngine
 
 GIVEN = "given"
 """Stands in the config for a model, a dataset or a reward that was passed as an object."""
@@ -97,7 +99,7 @@ def make_scorer(config: LLMConfig, given: GivenObjects) -> Callable[[Sequence[Pr
     """Reward functions and weights as one function of problems and answers."""
     wanted = given.rewards if given.rewards is not None else list(config.reward)
     functions = [
-        (f, make_reward(f, timeout=config.reward_timeout)) if isinstance(f, str) else (f.__name__, f) for f in wanted
+        (f, make_reward(f, **_reward_options(f, config))) if isinstance(f, str) else (f.__name__, f) for f in wanted
     ]
     weights = config.reward_weights or (1.0,) * len(functions)
     column = config.prompt_column
@@ -109,6 +111,26 @@ def make_scorer(config: LLMConfig, given: GivenObjects) -> Callable[[Sequence[Pr
         return score(functions, weights, [row[column] for row in rows], list(texts), columns)
 
     return score_completions
+
+
+def _reward_options(name: str, config: LLMConfig) -> dict[str, Any]:
+    return {"timeout_seconds": config.reward_timeout} if name in ("math_verify", "reasoning_gym") else {}
+
+
+def start_engine(
+    config: LLMConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[RolloutEngine, str]:
+    """The engine of the config, and a line that says which one it is and why."""
+    name, _ = choose_engine(config.engine, model)
+    options: dict[str, Any] = {}
+    if name == "vllm":
+        options = {
+            "max_model_len": config.max_prompt_tokens + config.max_completion_tokens,
+            "gpu_memory_utilization": config.vllm_memory,
+            "sleep": config.vllm_sleep,
+            "trust_remote_code": config.trust_remote_code,
+        }
+    return make_engine(config.engine, model, tokenizer, **options)
 
 
 def load_policy_model(

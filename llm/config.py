@@ -104,6 +104,10 @@ class LLMConfig:
     """Completions are cut here."""
     engine: Literal["auto", "hf", "hf-continuous", "vllm"] = "auto"
     """What generates: vllm where it is installed and there is a GPU, else hf."""
+    vllm_memory: float = 0.3
+    """Fraction of the GPU's memory that vLLM may take beside the trainer."""
+    vllm_sleep: bool = False
+    """Free vLLM's GPU memory during the update."""
     behaviour_log_probs: Literal["engine", "trainer"] = "engine"
     """Whose log-probs of the sampled tokens are stored: the engine's, or the trainer's own before the first update."""
 
@@ -232,11 +236,12 @@ _CHECKS = (
     *(whole(n, 0) for n in ("seed", "overlong_tokens", "warmup_iterations", "lora_rank", "torch_threads")),
     *(whole(n, 0) for n in ("eval_every", "eval_samples", "log_completions")),
     whole("group_size", 2),
-    *(boolean(n) for n in ("dynamic_sampling", "gradient_checkpointing", "trust_remote_code")),
+    *(boolean(n) for n in ("dynamic_sampling", "vllm_sleep", "gradient_checkpointing", "trust_remote_code")),
     real("lam", 0.0),
     *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
     real("lora_alpha", 0.0, open_low=True, optional=True),
     *(real(n, 0.0, open_low=True) for n in ("utd", "learning_rate", "max_grad_norm", "temperature", "reward_timeout")),
+    real("vllm_memory", 0.0, 1.0, open_low=True),
     *(real(n, 0.0) for n in ("weight_decay", "checkpoint_seconds")),
     _top_p_is_one,
     _minibatch_fits,

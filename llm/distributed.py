@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class AcceleratedProcesses:
-    """Implements :class:`r2vpo.processes.Processes` for the processes that ``accelerate launch`` started, or for one."""
+    """Implements :class:`r2vpo.processes.Processes`: those that ``accelerate launch`` started, or a single one."""
 
     def __init__(self) -> None:
         from accelerate import PartialState

@@ -6,13 +6,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from r2vpo.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.llm.collection import Group, describe, to_iteration
 from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.memory import advice_when_memory_runs_out
 from r2vpo.llm.mismatch import engine_mismatch, mismatch_warning
 from r2vpo.llm.results import log_completions, write_recent_tokens
 from r2vpo.llm.snapshot import take_snapshot
-from r2vpo.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.progress import LiveLine
 
 if TYPE_CHECKING:

@@ -37,6 +37,6 @@ def mismatch_warning(mismatch: float, delta: float | None) -> str | None:
         return None
     what = "0.01, a usual ratio variance" if delta is None else f"delta={delta:g}"
     return (
-        f"the engine's log-probs differ from the trainer's by E[(rho-1)^2] = {mismatch:.2e}, close to {what}: the penalty "
-        "will measure the engine. Use the same precision in both, or behaviour_log_probs='trainer'."
+        f"the engine's log-probs differ from the trainer's by E[(rho-1)^2] = {mismatch:.2e}, close to {what}: "
+        "the penalty will measure the engine. Use the same precision in both, or behaviour_log_probs='trainer'."
     )

@@ -1,4 +1,4 @@
-"""`R2VPOTrainer`: fine-tunes a causal language model with verifiable rewards. Reads like TRL's GRPOTrainer on purpose."""
+"""`R2VPOTrainer` fine-tunes a causal language model with verifiable rewards; it reads like TRL's GRPOTrainer."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from r2vpo.llm.assembly import (
     load_policy_model,
     make_scorer,
     sort_arguments,
+    start_engine,
     training_rows,
 )
 from r2vpo.llm.collection import Collector
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.engines import make_engine
 from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.llm.loop import run_training
@@ -130,7 +130,7 @@ class R2VPOTrainer:
             generator = torch.Generator().manual_seed(config.seed)
             pad = self.tokenizer.pad_token_id
             self.learner = TokenLearner(policy, config, generator, self.processes, pad)
-            self.engine, self.engine_name = make_engine(config.engine, self.model, self.tokenizer, config)
+            self.engine, self.engine_name = start_engine(config, self.model, self.tokenizer)
             stream = PromptStream(problems, config.seed)
             self.collector = Collector(self.engine, stream, score, self.decode, config, self.processes)
             self._reset_counters()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from r2vpo.errors import RunDirectoryError
 from r2vpo.run_directory import CONFIG, read_metrics
@@ -26,6 +29,49 @@ _PANELS = (
 )
 
 
+@dataclass(frozen=True)
+class PlottedRun:
+    """What the figures of a run are drawn from."""
+
+    path: Path
+    config: dict[str, Any]
+    """Empty where there is no config.json."""
+    metrics: list[dict[str, Any]]
+    """Lines of metrics.jsonl, at least one."""
+
+    def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Steps and values of one metric, ``[n]`` each, where it is a finite number."""
+        points = [
+            (line["step"], line[name])
+            for line in self.metrics
+            if isinstance(line.get(name), int | float) and math.isfinite(line[name])
+        ]
+        values = np.array(points, dtype=np.float64).reshape(-1, 2)
+        return values[:, 0], values[:, 1]
+
+
+def load_run(run_dir: str | Path) -> PlottedRun:
+    """Read configuration and metrics of a run.
+
+    Raises:
+        RunDirectoryError: There are no metrics, or a file is damaged.
+    """
+    path = Path(run_dir)
+    try:
+        metrics = read_metrics(path)
+        config = json.loads((path / CONFIG).read_text()) if (path / CONFIG).exists() else {}
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{run_dir} is damaged: {error}") from error
+    if not metrics:
+        raise RunDirectoryError(f"{run_dir} holds no metrics yet")
+    return PlottedRun(path, config, metrics)
+
+
+def write_figures(run_dirs: Sequence[str | Path], output: Path) -> list[Path]:
+    """All figures of control runs: the training curves; see :func:`plot_runs`."""
+    return [plot_runs(run_dirs, output)]
+
+
 def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
     """Draw the training curves of one or more runs into one PNG.
 
@@ -36,21 +82,20 @@ def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
     Raises:
         RunDirectoryError: A folder holds no run or no metrics yet.
     """
-    runs = [(Path(run_dir), _read(run_dir)) for run_dir in run_dirs]
+    runs = [load_run(run_dir) for run_dir in run_dirs]
     figure, axes = new_figure(2, 3, (13.0, 6.4))
-    for run_dir, metrics in runs:
-        label = _label(run_dir)
+    for run in runs:
         for axis, (name, title) in zip(axes.flat, _PANELS, strict=True):
-            points = [(line["step"], line[name]) for line in metrics if line.get(name) is not None]
-            if points:
-                axis.plot(*np.transpose(points), label=label, linewidth=1.4)
+            steps, values = run.series(name)
+            if len(steps):
+                axis.plot(steps, values, label=_label(run), linewidth=1.4)
             axis.set_title(title, fontsize=10)
             axis.set_xlabel("environment steps")
             axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
     for axis, (name, _) in zip(axes.flat, _PANELS, strict=True):
         if name == "max_ratio":
             axis.set_yscale("log")
-    _draw_delta(axes.flat[1], [run_dir for run_dir, _ in runs])
+    draw_delta(axes.flat[1], runs)
     figure.legend(*axes.flat[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     return save_figure(figure, output)
 
@@ -69,34 +114,29 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figu
 
 
 def save_figure(figure: Figure, output: str | Path) -> Path:
-    """Write a figure as PNG."""
+    """Write a figure as PNG, into a folder that is made when missing.
+
+    Raises:
+        RunDirectoryError: It cannot be written.
+    """
     output = Path(output)
-    figure.savefig(output, dpi=110)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=110, format="png")
+    except OSError as error:
+        raise RunDirectoryError(f"{output} cannot be written: {error.strerror}") from error
     return output
 
 
-def _read(run_dir: str | Path) -> list[dict[str, Any]]:
-    metrics = read_metrics(run_dir)
-    if not metrics:
-        raise RunDirectoryError(f"{run_dir} holds no metrics yet")
-    return metrics
-
-
-def _config(run_dir: Path) -> dict[str, Any]:
-    path = run_dir / CONFIG
-    config: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return config
-
-
-def _label(run_dir: Path) -> str:
-    config = _config(run_dir)
-    described = [str(config[key]) for key in ("env", "objective", "algo") if key in config]
-    seed = f"seed {config['seed']}" if "seed" in config else ""
-    return f"{run_dir.name}: {' '.join(described)} {seed}".strip()
-
-
-def _draw_delta(axis: Axes, run_dirs: Sequence[Path]) -> None:
-    configs = [_config(run_dir) for run_dir in run_dirs]
+def draw_delta(axis: Axes, runs: Sequence[PlottedRun]) -> None:
+    """Mark delta in a panel of the ratio variance, where lambda follows it."""
+    configs = [run.config for run in runs]
     for delta in {c["delta"] for c in configs if c.get("dual") not in (None, "fixed") and c.get("delta")}:
         axis.axhline(delta, color="black", linewidth=0.8, linestyle=":")
         axis.annotate("δ", (0.0, delta), xycoords=("axes fraction", "data"), fontsize=9)
+
+
+def _label(run: PlottedRun) -> str:
+    described = [str(run.config[key]) for key in ("env", "objective", "algo") if key in run.config]
+    seed = f"seed {run.config['seed']}" if "seed" in run.config else ""
+    return f"{run.path.name}: {' '.join(described)} {seed}".strip()

@@ -1,19 +1,18 @@
 """Comparisons: one protocol for all, a resumable list of runs, honest statistics."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from r2vpo.control.commands import CompareCommand
-from r2vpo.control.compare import compare, read_results, run_jobs
+from r2vpo.control.compare import compare
 from r2vpo.control.curves import EpisodeLog
 from r2vpo.control.evaluation import evaluate_policy
-from r2vpo.control.jobs import Job
-from r2vpo.control.stats import bootstrap_interval, interquartile_mean, summarise
 from r2vpo.errors import ConfigError, R2VPOError
+from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
+from r2vpo.study import read_results
 
 FIELDS = {
     "algo",
@@ -63,41 +62,10 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
     assert second == document
 
 
-def test_failed_run_is_reported_and_the_others_are_kept(tmp_path, monkeypatch):
-    script = tmp_path / "worker.py"
-    script.write_text(
-        "import json, sys\n"
-        "job = json.loads(sys.argv[1])\n"
-        "print(json.dumps({'step': 5}), flush=True)\n"
-        "print('a library greets on standard output')\n"
-        "if job['seed'] == 1: sys.exit('the disk is full')\n"
-        "print(json.dumps({'result': job}), flush=True)\n"
-    )
-    import subprocess
-
-    from r2vpo.control import compare as module
-
-    def start(job, folder):
-        identity = json.dumps({"algo": job.algo, "env": job.env, "seed": job.seed, "total_steps": job.total_steps})
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen([sys.executable, str(script), identity], text=True, **pipes)
-
-    monkeypatch.setattr(module, "_start", start)
-    jobs = [Job("ppo", "Pendulum-v1", seed, 10) for seed in range(3)]
-    failures = run_jobs(jobs, tmp_path / "runs.jsonl", tmp_path, workers=2, quiet=True)
-    assert len(failures) == 1
-    assert "seed 1" in failures[0]
-    assert "the disk is full" in failures[0]
-    assert {line["seed"] for line in read_results(tmp_path / "runs.jsonl")} == {0, 2}
-    script.write_text(script.read_text().replace("sys.exit('the disk is full')", "pass"))
-    assert run_jobs(jobs, tmp_path / "runs.jsonl", tmp_path, workers=2, quiet=True) == []
-    assert len(read_results(tmp_path / "runs.jsonl")) == 3
-
-
 def test_compare_raises_when_runs_failed(tmp_path, monkeypatch):
     from r2vpo.control import compare as module
 
-    monkeypatch.setattr(module, "run_jobs", lambda *arguments: ["ppo on Pendulum-v1, seed 0: killed"])
+    monkeypatch.setattr(module, "run_cells", lambda *arguments: ["ppo on Pendulum-v1, seed 0: killed"])
     with pytest.raises(R2VPOError, match=r"1 of 1 runs failed.*killed"):
         compare(CompareCommand(env=("Pendulum-v1",), algos=("ppo",), seeds=1, out=tmp_path))
 
