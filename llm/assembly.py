@@ -83,6 +83,8 @@ def held_out_rows(config: LLMConfig, given: GivenObjects) -> Sequence[dict[str, 
     """Rows to evaluate on; none where neither the caller nor the dataset has a held-out part."""
     if given.eval_rows is not None:
         return given.eval_rows
+    if config.eval_dataset == GIVEN:
+        raise ConfigError("eval_dataset", None, "the rows that this run was started with")
     if config.eval_dataset is not None:
         return load_rows(config.eval_dataset, "test", prompt_column=config.prompt_column)
     if given.rows is not None or not has_held_out_split(config.dataset):

@@ -7,6 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+SMALL_SHARE = 0.25
+"""A batch that fills this much of the budget may end early, where the sequences get much shorter."""
+MUCH_SHORTER = 0.8
+"""Relative to the longest of the batch."""
+
 
 def token_micro_batches(lengths: Sequence[int] | NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
     """Cut sequences into batches whose padded size stays within a budget.
@@ -26,9 +31,14 @@ def token_micro_batches(lengths: Sequence[int] | NDArray[np.integer], budget: in
     batches: list[NDArray[np.int64]] = []
     start = 0
     while start < len(order):
-        size = max(1, budget // max(1, int(lengths[order[start]])))
-        batches.append(order[start : start + size])
-        start += size
+        longest = max(1, int(lengths[order[start]]))
+        end = start + max(1, budget // longest)
+        enough = start + max(1, round(SMALL_SHARE * budget) // longest)
+        shorter = np.flatnonzero(lengths[order[enough:end]] < MUCH_SHORTER * longest)
+        if len(shorter):
+            end = enough + int(shorter[0])
+        batches.append(order[start:end])
+        start = end
     return batches
 
 

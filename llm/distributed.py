@@ -20,7 +20,8 @@ class AcceleratedProcesses:
     def __init__(self) -> None:
         from accelerate import PartialState
 
-        self._state = PartialState()
+        # Where there is no GPU, accelerate looks for other processes only when told to use the CPU.
+        self._state = PartialState(cpu=not torch.cuda.is_available())
         self.rank: int = self._state.process_index
         self.count: int = self._state.num_processes
         self.device: torch.device = self._state.device

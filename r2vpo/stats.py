@@ -18,7 +18,7 @@ _VALUES_AT_ONCE = 10_000_000
 
 def interquartile_mean(values: Any, axis: int = -1) -> Any:
     """Mean of the middle half: a quarter of the values (rounded down) is dropped at each end."""
-    from scipy import stats
+    from scipy import stats  # type: ignore[import-untyped]
 
     return stats.trim_mean(values, 0.25, axis=axis)
 

@@ -1,0 +1,44 @@
+"""Models that are made once on this machine and kept: a directory each, whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_directory() -> Path:
+    """``$R2VPO_CACHE``, or ``r2vpo`` in the user's cache directory; not created here."""
+    if os.environ.get("R2VPO_CACHE"):
+        return Path(os.environ["R2VPO_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "r2vpo"
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The cached directory ``name``, made first where it is absent.
+
+    It is made beside its place and renamed into it, so a run that dies leaves nothing that looks finished, and of
+    several processes that make it at the same time one wins and all get the same.
+
+    Args:
+        name: Of the directory; change it whenever what ``make`` makes changes.
+        make: Fills the empty directory it is given.
+    """
+    target = cache_directory() / name
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        make(scratch)
+        scratch.chmod(0o755)
+        try:
+            scratch.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target

@@ -1,0 +1,50 @@
+"""Exact match with the ground truth: of the whole text, or of the last number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from r2vpo.llm.rewards.text import Completion, completion_text, ground_truth_text, last_number
+
+
+def exact(
+    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
+) -> list[float | None]:
+    """1 where the stripped completion is the stripped ground truth, else 0; None without a ground truth.
+
+    Args:
+        prompts: Not read.
+        completions: ``[B]`` texts or chats.
+        answer: ``[B]`` ground truths.
+        columns: Not read.
+    """
+    return _compare(completions, answer, lambda text: text)
+
+
+def number(
+    prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
+) -> list[float | None]:
+    """1 where the last number of the completion is the last number of the ground truth, else 0.
+
+    Numbers are compared by value and exactly: 1,000 is 1000.0. A ground truth may hold text around its number, as
+    GSM8K's ``... #### 72`` does; one without a number gives None.
+    """
+    return _compare(completions, answer, _last_value)
+
+
+def _compare(
+    completions: Sequence[Completion], answer: Sequence[Any], read: Callable[[str], object]
+) -> list[float | None]:
+    verdicts: list[float | None] = []
+    for completion, truth in zip(completions, answer, strict=True):
+        stated = ground_truth_text(truth)
+        expected = None if stated is None else read(stated)
+        verdicts.append(None if expected is None else float(read(completion_text(completion).strip()) == expected))
+    return verdicts
+
+
+def _last_value(text: str) -> Decimal | None:
+    found = last_number(text)
+    return None if found is None else Decimal(found)

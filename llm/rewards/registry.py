@@ -1,0 +1,83 @@
+"""Reward functions by name: those shipped here, and a user's own as ``package.module:function``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from r2vpo.errors import ConfigError
+
+RewardFunction = Callable[..., list[float | None]]
+"""``f(prompts, completions, **columns) -> [B]`` numbers, None where there is no verdict (TRL's signature)."""
+
+REWARDS = {
+    "math_dapo": "r2vpo.llm.rewards.math_dapo:math_dapo",
+    "math_dapo_strict": "r2vpo.llm.rewards.math_dapo:math_dapo_strict",
+    "math_verify": "r2vpo.llm.rewards.math_verify:MathVerifyReward",
+    "exact": "r2vpo.llm.rewards.exact:exact",
+    "number": "r2vpo.llm.rewards.exact:number",
+    "boxed_format": "r2vpo.llm.rewards.formats:boxed_format",
+    "answer_format": "r2vpo.llm.rewards.formats:answer_format",
+    "think_format": "r2vpo.llm.rewards.formats:think_format",
+    "reasoning_gym": "r2vpo.llm.rewards.reasoning:ReasoningGymReward",
+}
+"""Every shipped reward by the name that :func:`make_reward` and the command line take."""
+
+
+def make_reward(name: str, **options: Any) -> RewardFunction:
+    """Look a reward up and bind its options.
+
+    Args:
+        name: A key of :data:`REWARDS`, or ``package.module:function``. A class is made with the options.
+        options: Keyword arguments of the class or function, such as ``timeout_seconds`` of ``math_verify``.
+
+    Raises:
+        ConfigError: Unknown name or option, a value outside its range, something that cannot be imported or called,
+            or an async function.
+    """
+    if name not in REWARDS and ":" not in name:
+        raise ConfigError("reward", name, f"one of {', '.join(REWARDS)}, or package.module:function")
+    target = _load(name, REWARDS.get(name, name))
+    _check_options(name, target, options)
+    if inspect.isclass(target):
+        return _checked(name, target(**options))
+    return _checked(name, functools.partial(target, **options) if options else target)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine instead of rewards."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+
+
+def _load(name: str, path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError("reward", name, f"a package.module:function that can be imported ({error})") from error
+
+
+def _check_options(name: str, target: Any, options: dict[str, Any]) -> None:
+    if not callable(target):
+        raise ConfigError("reward", name, f"a function or a class, but it is a {type(target).__name__}")
+    parameters = inspect.signature(target).parameters
+    if name not in REWARDS and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return
+    # The parameters of a shipped function are the columns of the dataset, not options.
+    known = [] if name in REWARDS and not inspect.isclass(target) else list(parameters)
+    for key, value in options.items():
+        if key not in known:
+            raise ConfigError(key, value, f"left out; {name} takes {', '.join(known) or 'no options'}")
+
+
+def _checked(name: str, function: Any) -> RewardFunction:
+    if not callable(function):
+        raise ConfigError("reward", name, "a class whose objects can be called")
+    if is_async(function):
+        raise ConfigError("reward", name, "a plain function: async functions are not supported")
+    return function  # type: ignore[no-any-return]
