@@ -1,8 +1,8 @@
 """The default model: a small Qwen2 that is made here in a minute, already right about half of the time.
 
-It has its own tokenizer (one token a character) and is trained from random weights, supervised, on the training
-problems of :mod:`r2vpo.envs.arithmetic` until it solves half of the validation problems. The held-out test problems
-are never seen.
+It has its own tokenizer (one token a character) and is trained from random weights, supervised, on a few of the
+training problems of :mod:`r2vpo.envs.arithmetic` until it solves half of the validation problems. The held-out test
+problems are never seen.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ class TinySettings:
     """Largest of them."""
     target_accuracy: float = 0.5
     """Greedy accuracy on the validation problems at which the warm start stops."""
-    sharpness: float = 1.5
-    """Factor on the final logits. A model stopped early is unsure of answers that it gets right greedily; this
-    narrows the gap between its greedy and its sampled accuracy, and changes no greedy answer."""
+    examples: int = 300
+    """Training problems whose answers the warm start may learn from. So few that the model is sure of its answers,
+    right or wrong, and stays near half right: one that is stopped early on all the problems instead is unsure of
+    everything, samples the right answer half as often, and loses ground before reinforcement improves it."""
     learning_rate: float = 1e-3
     """Of the warm start."""
     max_steps: int = 3000
@@ -66,16 +67,23 @@ class TinySettings:
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        for name in ("hidden_size", "num_layers", "num_heads", "intermediate_size", "max_length", "max_steps"):
+        for name in (
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "intermediate_size",
+            "max_length",
+            "examples",
+            "max_steps",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "at least 1")
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {2 * self.num_heads}")
         if not 0.0 < self.target_accuracy < 1.0:
             raise ConfigError("target_accuracy", self.target_accuracy, "between 0 and 1")
-        for name in ("sharpness", "learning_rate"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(name, getattr(self, name), "above 0")
+        if not self.learning_rate > 0.0:
+            raise ConfigError("learning_rate", self.learning_rate, "above 0")
 
     @property
     def key(self) -> str:
@@ -146,17 +154,15 @@ def build_model(settings: TinySettings) -> PreTrainedModel:
 
 
 def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = False) -> WarmStartResult:
-    """Warm-start ``model`` in place on the training problems; raises as :func:`~r2vpo.llm.warm_start.warm_start`."""
-    import torch
-
+    """Warm-start ``model`` in place on some training problems; raises as :func:`~r2vpo.llm.warm_start.warm_start`."""
     from r2vpo.llm.tiny_tokenizer import make_tokenizer
     from r2vpo.llm.warm_start import Examples, WarmStartSettings, warm_start
 
     task, tokenizer = ArithmeticTask(settings.operands, settings.highest), make_tokenizer(settings.max_length)
-    train, validation = task.rows("train"), task.rows("validation")
+    train, validation = task.rows("train", settings.examples, settings.seed), task.rows("validation")
     if not train or not validation:
         raise ConfigError("operands", settings.operands, f"so large that {task} has problems to validate on")
-    result = warm_start(
+    return warm_start(
         model,
         Examples.of(train, tokenizer),
         Examples.of(validation, tokenizer),
@@ -168,10 +174,6 @@ def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = Fal
         seed=settings.seed,
         quiet=quiet,
     )
-    with torch.no_grad():
-        # Logits are linear in the last norm's weights, so this needs no setting that a loader could miss.
-        model.model.norm.weight.mul_(settings.sharpness)
-    return result
 
 
 def _make_in(directory: Path, settings: TinySettings, quiet: bool) -> None:

@@ -7,9 +7,8 @@ import sys
 import pytest
 import torch
 
-from r2vpo.envs.arithmetic import arithmetic_rows
 from r2vpo.errors import ConfigError
-from r2vpo.llm import tiny
+from r2vpo.llm import tiny, warm_start
 from r2vpo.llm.tiny import TinySettings, build_model, cache_directory, ensure_tiny_model, train_tiny
 from r2vpo.llm.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, make_tokenizer, vocabulary
 from r2vpo.llm.warm_start import IGNORED, Examples, greedy_accuracy
@@ -100,15 +99,19 @@ def test_making_a_model_leaves_the_random_state_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_sharpness_scales_the_logits_and_changes_no_greedy_answer():
-    tokens = Examples.of(arithmetic_rows("test", 20), make_tokenizer()).tokens % len(vocabulary())
-    logits = []
-    for sharpness in (1.0, 3.0):
-        settings = TinySettings(**SMALL, sharpness=sharpness)
-        model = build_model(settings)
-        train_tiny(model, settings, quiet=True)
-        logits.append(model(tokens).logits)
-    torch.testing.assert_close(logits[1], 3 * logits[0], rtol=1e-4, atol=1e-4)
+def test_only_the_first_examples_of_the_seed_are_learned(monkeypatch):
+    learned = []
+
+    def record(model, train, validation, settings, seed, quiet):
+        learned.append([[token for token in text if token != PAD_ID] for text in train.tokens.tolist()])
+
+    monkeypatch.setattr(warm_start, "warm_start", record)
+    for settings in ({"examples": 5}, {"examples": 5, "seed": 1}, {}):
+        train_tiny(None, TinySettings(**{**SMALL, **settings}))
+    few, other, all_of_them = learned
+    assert (len(few), len(other), len(all_of_them)) == (5, 5, 88)
+    assert few != other
+    assert few == all_of_them[:5]
 
 
 def test_warm_start_stops_at_the_target_and_gives_up_in_time():
@@ -180,7 +183,7 @@ def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
         ("hidden_size", 30),
         ("num_layers", 0),
         ("target_accuracy", 1.0),
-        ("sharpness", 0.0),
+        ("examples", 0),
         ("operands", 1),
         ("depth", 2),
     ],
