@@ -54,12 +54,15 @@ def sample_efficiency(lines: Sequence[Line], baseline: Sequence[Line]) -> dict[s
     own = np.array([_or_whole(line, target) for line in lines])
     theirs = np.array([_or_whole(line, target) for line in baseline])
     random = np.random.default_rng(0)
-    resampled = [random.choice(own, len(own)).mean() / random.choice(theirs, len(theirs)).mean() for _ in range(10_000)]
+    # A baseline that starts at its best needs no rollouts; one rollout keeps the ratio finite.
+    resampled = [
+        random.choice(own, len(own)).mean() / max(1.0, random.choice(theirs, len(theirs)).mean()) for _ in range(10_000)
+    ]
     return {
         "target": target,
         "rollouts": own.tolist(),
         "reached": float(np.mean([rollouts_to(line, target) is not None for line in lines])),
-        "ratio": float(own.mean() / theirs.mean()),
+        "ratio": float(own.mean() / max(1.0, theirs.mean())),
         "interval": [float(q) for q in np.quantile(resampled, [0.025, 0.975])],
     }
 

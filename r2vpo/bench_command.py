@@ -6,11 +6,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-BACKENDS = {"control": "r2vpo.control.bench"}
+BACKENDS = {"control": "r2vpo.control.bench", "llm": "r2vpo.llm.bench"}
 
-_USAGE = """usage: r2vpo bench {control} ...
+_USAGE = """usage: r2vpo bench {control,llm} ...
 
   control   environment steps per second beside Stable-Baselines3 PPO
+  llm       samples per second beside TRL's GRPOTrainer, rollout engines, log-probs
 """
 
 

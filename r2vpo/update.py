@@ -201,16 +201,16 @@ class PolicyUpdater(Generic[MicroBatch]):
         def join(parts: list[Tensor]) -> Tensor:
             return self.processes.concatenate(torch.cat(parts) if parts else torch.zeros(0))
 
-        ages = [sampled.age for sampled in samples if sampled.age is not None]
-        age = join(ages) if len(ages) == len(samples) else None
         log_ratio = join([sampled.log_ratio for sampled in samples])
         if not len(log_ratio):
             return None
+        # Joined even where there are none: every process has to take part in every exchange.
+        age = join([sampled.age for sampled in samples if sampled.age is not None])
         return Sampled(
             log_ratio,
             join([sampled.advantage for sampled in samples]),
             join([sampled.old_log_prob for sampled in samples]),
-            age,
+            age if len(age) == len(log_ratio) else None,
         )
 
     def _skip(self) -> bool:

@@ -106,12 +106,24 @@ def test_only_the_first_examples_of_the_seed_are_learned(monkeypatch):
         learned.append([[token for token in text if token != PAD_ID] for text in train.tokens.tolist()])
 
     monkeypatch.setattr(warm_start, "warm_start", record)
+    model = build_model(TinySettings(**SMALL))
     for settings in ({"examples": 5}, {"examples": 5, "seed": 1}, {}):
-        train_tiny(None, TinySettings(**{**SMALL, **settings}))
+        train_tiny(model, TinySettings(**{**SMALL, **settings}))
     few, other, all_of_them = learned
     assert (len(few), len(other), len(all_of_them)) == (5, 5, 88)
     assert few != other
     assert few == all_of_them[:5]
+
+
+def test_sharpness_scales_the_logits_and_changes_no_greedy_answer():
+    tokens = torch.tensor([[BOS_ID, 5, 14, 6, 18]])
+    logits = []
+    for sharpness in (1.0, 3.0):
+        settings = TinySettings(**SMALL, sharpness=sharpness)
+        model = build_model(settings)
+        train_tiny(model, settings, quiet=True)
+        logits.append(model(tokens).logits)
+    torch.testing.assert_close(logits[1], 3 * logits[0], rtol=1e-4, atol=1e-4)
 
 
 def test_warm_start_stops_at_the_target_and_gives_up_in_time():
@@ -184,6 +196,7 @@ def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
         ("num_layers", 0),
         ("target_accuracy", 1.0),
         ("examples", 0),
+        ("sharpness", 0.0),
         ("operands", 1),
         ("depth", 2),
     ],
