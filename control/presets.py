@@ -50,11 +50,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "Hopper-v5": Preset(
         provenance=f"{_TRIALS}: OFF_POLICY gave 3536 and 3416, with delta 0.1 3627 and 296, with minibatches of 64 at "
-        "3e-4 3511 and 3420 (and on seeds 0 to 2 1291, 3175 and 3580, in thrice the time); PPO with ON_POLICY 1282 and 3073"
+        "3e-4 3511 and 3420 (on seeds 0 to 2 1291, 3175 and 3580, in thrice the time); PPO with ON_POLICY 1282 and 3073"
     ),
     "Walker2d-v5": Preset(
         provenance=f"{_TRIALS}: OFF_POLICY gave 832 and 2671, with delta 0.1 1776 and 558, with minibatches of 64 at "
-        "3e-4 3321 and 2817 (and on seeds 0 and 1 4066 and 2321, in thrice the time); PPO with ON_POLICY 3484 and 755"
+        "3e-4 3321 and 2817 (on seeds 0 and 1 4066 and 2321, in thrice the time); PPO with ON_POLICY 3484 and 755"
     ),
 }
 """Every trial behind these is in benchmarks/control_tuning.jsonl."""
