@@ -25,7 +25,7 @@ from r2vpo.llm.compare import compare_jobs
 from r2vpo.llm.worker import Job
 from r2vpo.study import Line, read_results
 
-LEARNING_RATES = (1e-4, 2e-4, 4e-4)
+LEARNING_RATES = (5e-5, 1e-4, 2e-4)
 """Every method is given all of them, with each of its own settings below."""
 
 OWN_SETTINGS: dict[str, list[dict[str, Any]]] = {
