@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from r2vpo.errors import ConfigError
-from r2vpo.validation import choice, real, whole
+from r2vpo.validation import choice, delta_where_needed, real, whole
 
 Algo = Literal["on-policy", "off-policy"]
 ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
@@ -143,13 +143,6 @@ def _minibatch_fits(config: ControlConfig) -> None:
         raise ConfigError("minibatch_size", config.minibatch_size, f"at most {size}")
 
 
-def _delta_where_needed(config: ControlConfig) -> None:
-    if config.dual != "fixed" and config.delta is None:
-        raise ConfigError("delta", None, f"a finite number above 0 for dual={config.dual!r}")
-    if config.dual == "adaptive" and config.lam == 0:
-        raise ConfigError("lam", config.lam, "above 0 for dual='adaptive'")
-
-
 def _log_std_bounds(config: ControlConfig) -> None:
     if not config.log_std_min < config.log_std_max:
         raise ConfigError("log_std_min", config.log_std_min, f"below log_std_max={config.log_std_max}")
@@ -185,7 +178,7 @@ _CHECKS = (
     *(real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
     *(real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
     _minibatch_fits,
-    _delta_where_needed,
+    delta_where_needed,
     _log_std_bounds,
     _hidden_sizes,
 )

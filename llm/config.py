@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from r2vpo.errors import ConfigError
-from r2vpo.validation import boolean, choice, real, whole
+from r2vpo.validation import boolean, choice, delta_where_needed, real, whole
 
 Algo = Literal["on-policy", "off-policy"]
 ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
@@ -191,13 +191,6 @@ def _minibatch_fits(config: LLMConfig) -> None:
         )
 
 
-def _delta_where_needed(config: LLMConfig) -> None:
-    if config.dual != "fixed" and config.delta is None:
-        raise ConfigError("delta", None, f"a finite number above 0 for dual={config.dual!r}")
-    if config.dual == "adaptive" and config.lam == 0:
-        raise ConfigError("lam", config.lam, "above 0 for dual='adaptive'")
-
-
 def _rewards(config: LLMConfig) -> None:
     if not config.reward:
         raise ConfigError("reward", config.reward, "one reward function or more")
@@ -245,7 +238,7 @@ _CHECKS = (
     *(real(n, 0.0) for n in ("weight_decay", "checkpoint_seconds")),
     _top_p_is_one,
     _minibatch_fits,
-    _delta_where_needed,
+    delta_where_needed,
     _rewards,
     _overlong_fits,
     _template,
