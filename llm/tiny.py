@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2vpo.envs.arithmetic import ArithmeticTask
 from r2vpo.errors import ConfigError
+from r2vpo.llm.cache import cache_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 """Part of the cache key. Raise it when a change to the code changes the model that the same settings make."""
-
-CACHE_VARIABLE = "R2VPO_CACHE"
-"""Environment variable that names the cache directory; without it, ``r2vpo`` in the user's cache directory."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,10 +56,7 @@ class TinySettings:
     examples: int = 300
     """Training problems whose answers the warm start may learn from. So few that the model is sure of its answers,
     right or wrong, and stays near half right: one that is stopped early on all the problems instead is unsure of
-    everything, and loses ground before reinforcement improves it."""
-    sharpness: float = 1.5
-    """Factor on the final logits. It narrows the gap between greedy and sampled accuracy that a model stopped early
-    has, and changes no greedy answer."""
+    everything, samples the right answer half as often, and loses ground before reinforcement improves it."""
     learning_rate: float = 1e-3
     """Of the warm start."""
     max_steps: int = 3000
@@ -85,22 +79,14 @@ class TinySettings:
             raise ConfigError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {2 * self.num_heads}")
         if not 0.0 < self.target_accuracy < 1.0:
             raise ConfigError("target_accuracy", self.target_accuracy, "between 0 and 1")
-        for name in ("sharpness", "learning_rate"):
-            if not getattr(self, name) > 0.0:
-                raise ConfigError(name, getattr(self, name), "above 0")
+        if not self.learning_rate > 0.0:
+            raise ConfigError("learning_rate", self.learning_rate, "above 0")
 
     @property
     def key(self) -> str:
         """Name of the model in the cache: the same for the same settings, and for no others."""
         text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
         return f"tiny-arithmetic-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def cache_directory() -> Path:
-    """Where models made here are kept."""
-    if os.environ.get(CACHE_VARIABLE):
-        return Path(os.environ[CACHE_VARIABLE]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "r2vpo"
 
 
 def ensure_tiny_model(quiet: bool = False, **settings: Any) -> Path:
@@ -166,7 +152,7 @@ def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = Fal
     train, validation = task.rows("train", settings.examples, settings.seed), task.rows("validation")
     if not train or not validation:
         raise ConfigError("operands", settings.operands, f"so large that {task} has problems to validate on")
-    result = warm_start(
+    return warm_start(
         model,
         Examples.of(train, tokenizer),
         Examples.of(validation, tokenizer),
@@ -178,9 +164,6 @@ def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = Fal
         seed=settings.seed,
         quiet=quiet,
     )
-    # Logits are linear in the last norm's weights: scaled there, the sharpness is in every engine that loads them.
-    model.model.norm.weight.data.mul_(settings.sharpness)
-    return result
 
 
 def _make_in(directory: Path, settings: TinySettings, quiet: bool) -> None:

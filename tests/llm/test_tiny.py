@@ -9,7 +9,8 @@ import torch
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm import tiny, warm_start
-from r2vpo.llm.tiny import TinySettings, build_model, cache_directory, ensure_tiny_model, train_tiny
+from r2vpo.llm.cache import cache_directory
+from r2vpo.llm.tiny import TinySettings, build_model, ensure_tiny_model, train_tiny
 from r2vpo.llm.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, make_tokenizer, vocabulary
 from r2vpo.llm.warm_start import IGNORED, Examples, greedy_accuracy
 
@@ -115,17 +116,6 @@ def test_only_the_first_examples_of_the_seed_are_learned(monkeypatch):
     assert few == all_of_them[:5]
 
 
-def test_sharpness_scales_the_logits_and_changes_no_greedy_answer():
-    tokens = torch.tensor([[BOS_ID, 5, 14, 6, 18]])
-    logits = []
-    for sharpness in (1.0, 3.0):
-        settings = TinySettings(**SMALL, sharpness=sharpness)
-        model = build_model(settings)
-        train_tiny(model, settings, quiet=True)
-        logits.append(model(tokens).logits)
-    torch.testing.assert_close(logits[1], 3 * logits[0], rtol=1e-4, atol=1e-4)
-
-
 def test_warm_start_stops_at_the_target_and_gives_up_in_time():
     settings = TinySettings(**{**SMALL, "target_accuracy": 0.99, "max_steps": 10})
     with pytest.raises(ConfigError, match="max_steps=10") as error:
@@ -196,7 +186,6 @@ def test_cache_directory_follows_the_environment(tmp_path, monkeypatch):
         ("num_layers", 0),
         ("target_accuracy", 1.0),
         ("examples", 0),
-        ("sharpness", 0.0),
         ("operands", 1),
         ("depth", 2),
     ],
