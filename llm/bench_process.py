@@ -31,7 +31,7 @@ class Turns(Protocol):
         ...
 
     def finish(self, figures: Figures) -> None:
-        """Report a turn."""
+        """Report a turn; what follows until the next may have to wait too."""
         ...
 
 
@@ -71,16 +71,21 @@ class Contestant:
         """Until it has warmed up and waits for its first turn."""
         self._line()
 
-    def take_turn(self, last: bool) -> Figures:
-        """Let it work for one turn and return what it reports; raises R2VPOError when it fails."""
-        self._say("go")
-        figures = self._line()
-        if not last:
+    def take_turn(self, first: bool) -> Figures:
+        """Let it work for one turn, and nothing after that, and return what it reports.
+
+        Raises:
+            R2VPOError: It failed.
+        """
+        if not first:
+            self._say("go on")
             self._line()
-        return figures
+        self._say("go")
+        return self._line()
 
     def result(self) -> Figures:
-        """What it reports after its last turn."""
+        """Let it end, and return what it reports of the whole."""
+        self._say("go on")
         figures = self._line()
         self._process.wait()
         return figures
@@ -133,7 +138,7 @@ def contest(ours: Task, peer: Task, turns: int) -> list[tuple[list[Figures], Fig
         reports: list[list[Figures]] = [[], []]
         for turn in range(turns):
             for index in (0, 1) if turn % 2 == 0 else (1, 0):
-                reports[index].append(sides[index].take_turn(last=turn == turns - 1))
+                reports[index].append(sides[index].take_turn(first=turn == 0))
         return [(report, side.result()) for report, side in zip(reports, sides, strict=True)]
     finally:
         for side in sides:
@@ -168,11 +173,16 @@ class _PipeTurns:
 
     def start(self) -> None:
         self.say({"ready": True})
-        if not sys.stdin.readline():
-            raise SystemExit("the benchmark went away")
+        self._wait()
 
     def finish(self, figures: Figures) -> None:
+        # Even the end of a process takes time from the other side's turn.
         self.say(figures)
+        self._wait()
+
+    def _wait(self) -> None:
+        if not sys.stdin.readline():
+            raise SystemExit("the benchmark went away")
 
     def say(self, figures: Figures) -> None:
         print(json.dumps(figures), file=self._output, flush=True)

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from r2vpo.llm import bench, bench_cases
 from r2vpo.llm.bench_cases import Pair, make_pairs, summarize
 from r2vpo.llm.bench_device import Subject, generation_case, training_case
 from r2vpo.llm.bench_engines import measure_engine
-from r2vpo.llm.bench_process import OwnTurns, contest
+from r2vpo.llm.bench_process import Contestant, OwnTurns, contest
 from r2vpo.llm.bench_roofline import ModelCost, Roofline, measure_roofline
 from r2vpo.llm.bench_trl import measure_trainer
 from r2vpo.llm.bench_workload import Workload, make_model, make_rows, make_tokenizer
@@ -86,6 +87,19 @@ def test_processes_take_turns_and_report():
     assert [len(turns) for turns, _ in sides] == [2, 2]
     assert all(turn["seconds"] > 0 for turns, _ in sides for turn in turns)
     assert all("mib" in whole for _, whole in sides)
+
+
+def test_process_waits_after_its_last_turn_while_the_other_one_may_still_work():
+    side = Contestant({"measure": "logprob", "who": "ours", "passes": 1, "tokens": 16, "vocabulary": 64, "hidden": 8})
+    try:
+        side.wait_until_ready()
+        side.take_turn(first=True)
+        time.sleep(2.0)
+        assert side._process.poll() is None
+        assert "mib" in side.result()
+        assert side._process.poll() == 0
+    finally:
+        side.stop()
 
 
 def test_process_that_fails_is_an_error_with_its_reason():
