@@ -13,6 +13,7 @@ from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.data import as_rows, load_rows
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines import choose_engine, make_engine
+from r2vpo.llm.learner import half_precision
 from r2vpo.llm.prompt_stream import Problem
 from r2vpo.llm.rewards import RewardFunction, make_reward, score
 
@@ -127,6 +128,9 @@ def start_engine(
     options: dict[str, Any] = {}
     if name == "vllm":
         options = {
+            # The precision that the trainer computes in, and CUDA graphs where there is a GPU.
+            "dtype": "bfloat16" if half_precision(config, model.device) else None,
+            "enforce_eager": model.device.type != "cuda",
             "max_model_len": config.max_prompt_tokens + config.max_completion_tokens,
             "gpu_memory_utilization": config.vllm_memory,
             "sleep": config.vllm_sleep,

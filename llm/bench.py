@@ -40,17 +40,21 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(command, field) < 1:
             raise ConfigError(field, getattr(command, field), "a whole number of at least 1")
     pairs = [pair for case in command.cases for pair in make_pairs(case, command.turns, Workload())]
-    cases = run(pairs, command.repeats)
-    document = {"command": shlex.join(["r2vpo", "bench", "llm", *arguments]), **with_provenance(cases)}
-    if command.json is not None:
-        write_json(command.json, document)
-    print_table(cases)
+    cases: list[dict[str, Any]] = []
+    try:
+        run(pairs, command.repeats, cases)
+    finally:
+        # An interruption or a failure costs the pair it falls into and no other.
+        if cases and command.json is not None:
+            document = {"command": shlex.join(["r2vpo", "bench", "llm", *arguments]), **with_provenance(cases)}
+            write_json(command.json, document)
+        print_table(cases)
     return 0
 
 
-def run(pairs: Sequence[Pair], repeats: int) -> list[dict[str, Any]]:
-    """Measure every pair, with a live line; see :func:`r2vpo.llm.bench_cases.summarize`."""
-    cases, done = [], 0
+def run(pairs: Sequence[Pair], repeats: int, cases: list[dict[str, Any]]) -> None:
+    """Measure every pair, with a live line, and append what :func:`r2vpo.llm.bench_cases.summarize` makes of it."""
+    done = 0
     # This process must stay small, because a child's peak memory on Linux starts at its parent's: no torch here.
     with LiveLine(len(pairs) * repeats, "pairs of processes") as line:
         for pair in pairs:
@@ -61,7 +65,6 @@ def run(pairs: Sequence[Pair], repeats: int) -> list[dict[str, Any]]:
                 latest = summarize(pair, results)[0]
                 line.update(done, measuring=pair.label, ratio=latest["ratio"])
             cases += summarize(pair, results)
-    return cases
 
 
 def with_provenance(cases: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Choose a rollout engine by name.
 
 ``hf``
-    :class:`~r2vpo.llm.hf_engine.HFEngine`: the trained model itself. Needs nothing more. On the CPU, a model of 1.3
-    million parameters generates about three times as fast as in vLLM, and twice as fast as with ``generate``.
+    :class:`~r2vpo.llm.hf_engine.HFEngine`: the trained model itself. Needs nothing more, and is the fastest of them
+    for tiny models on a CPU (``r2vpo bench llm --cases engines``).
 ``hf-continuous``
     :class:`~r2vpo.llm.hf_continuous.HFContinuousEngine`: the trained model under transformers' continuous batching
     (paged KV cache, new requests take the place of finished ones). For a GPU without vLLM.

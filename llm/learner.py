@@ -43,7 +43,7 @@ class TokenLearner:
         self.buffer = ReplayBuffer(config.stored_iterations)
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self.device = trained[0].device
-        self.half_precision = _half_precision(config, self.device)
+        self.half_precision = half_precision(config, self.device)
         self.optimizer = torch.optim.AdamW(
             trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -184,7 +184,8 @@ class TokenLearner:
             return function(batch)
 
 
-def _half_precision(config: LLMConfig, device: torch.device) -> bool:
+def half_precision(config: LLMConfig, device: torch.device) -> bool:
+    """Whether forward and backward passes compute in bfloat16."""
     if config.mixed_precision == "auto":
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.mixed_precision == "bf16"

@@ -35,7 +35,7 @@ def make_problems(
         if len(tokens) <= config.max_prompt_tokens:
             problems.append(Problem(row, tuple(tokens)))
     dropped = len(rows) - len(problems)
-    if not problems:
+    if rows and not problems:
         raise ConfigError(
             "max_prompt_tokens", config.max_prompt_tokens, f"larger: all {dropped} prompts of the dataset are longer"
         )

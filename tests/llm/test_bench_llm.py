@@ -141,6 +141,22 @@ def test_command_writes_the_contract_and_prints_a_table(tmp_path, monkeypatch, c
     assert "2.50 times (2.00 to 3.00)" in capsys.readouterr().out
 
 
+def test_interruption_keeps_the_cases_that_are_done(tmp_path, monkeypatch):
+    answers = [REPEATS[0]]
+
+    def interrupted(ours, peer, turns):
+        if not answers:
+            raise KeyboardInterrupt
+        return answers.pop()
+
+    monkeypatch.setattr(bench, "make_pairs", lambda case, turns, workload: [replace(PAIR, name=case)])
+    monkeypatch.setattr(bench, "contest", interrupted)
+    path = tmp_path / "speed.json"
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(["--cases", "trl", "engines", "--repeats", "1", "--json", str(path)])
+    assert [case["name"] for case in json.loads(path.read_text())["cases"]] == ["trl", "trl"]
+
+
 @pytest.mark.parametrize("field", ["repeats", "turns"])
 def test_bad_numbers_are_refused(field):
     with pytest.raises(ConfigError, match=f"{field}=0"):

@@ -272,6 +272,12 @@ def test_engine_mismatch_near_delta_is_warned_about(caplog, monkeypatch):
     assert "close to delta=1e-13" in caplog.text
 
 
+def test_held_out_problems_are_optional():
+    rows = {"train_dataset": ROWS, "processing_class": tiny_tokenizer()}
+    trainer = R2VPOTrainer(tiny_model(), starts_with_a_digit, **rows, **{**SETTINGS, "total_rollouts": 32})
+    assert trainer.train(progress_bar=False)["accuracy_greedy"] is None
+
+
 def test_long_prompts_are_left_out_and_counted(caplog):
     rows = [*ROWS[:5], {"prompt": "1" * 40, "answer": "1"}]
     with caplog.at_level(logging.WARNING):
