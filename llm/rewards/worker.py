@@ -46,12 +46,13 @@ def serve(
             request = json.loads(line)
             answer: dict[str, Any] = {"value": float(checks[request["check"]](**request["arguments"]))}
         except MemoryError:
-            reply({"error": "out of memory", "leaving": True})
-            return
+            answer = {"error": "out of memory", "leaving": True}
         except Exception as error:
             answer = {"error": _describe(error)}
         reply(answer)
         die_after(0)
+        if answer.get("leaving"):
+            return
 
 
 def _take_over_pipes() -> tuple[BinaryIO, Callable[[dict[str, Any]], None]]:
