@@ -86,8 +86,9 @@ def compare_jobs(jobs: Sequence[Job], out: Path, workers: int = 2, quiet: bool =
     cells = [Cell(job, job.key, job.total_rollouts, f"{job.name}, seed {job.seed}") for job in jobs]
     results = out / RESULTS
     failures = run_cells(cells, results, _key, "r2vpo.llm.worker", out / "runs", workers, "rollouts", quiet)
-    wanted = {job.key for job in jobs}
-    lines = [line for line in read_results(results) if _key(line) in wanted]
+    # In the order of the jobs, whichever finished first.
+    finished = {_key(line): line for line in read_results(results)}
+    lines = [finished[job.key] for job in jobs if job.key in finished]
     rows = summarise_methods(lines)
     document = {"comparison": rows, "versions": package_versions(), "machine": machine_description()}
     write_text_atomically(out / COMPARISON, json.dumps(document, indent=1))
