@@ -14,19 +14,25 @@ import torch
 from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.control.callbacks import MaybeCallback, as_callback
 from r2vpo.control.collector import Collector
+from r2vpo.control.collector_process import CollectorSpec
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.curves import EpisodeLog
 from r2vpo.control.evaluation import BatchPolicy, EvaluationResult, evaluate_policy
 from r2vpo.control.gaussian import ActionBounds
+from r2vpo.control.gradient_step import GradientStep
 from r2vpo.control.learner import Learner
+from r2vpo.control.overlap import OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.control.snapshot import read_identity, restore_environments, restore_snapshot, take_snapshot
 from r2vpo.control.threads import torch_threads
 from r2vpo.control.training import train
 from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
 from r2vpo.envs.making import EnvSource
+from r2vpo.envs.native.workers import default_threads
 from r2vpo.errors import ConfigError
 from r2vpo.run_directory import RunDirectory
+
+AnyCollector = Collector | OverlappedCollector
 
 EVALUATION_SEED = 1_000_000
 """Evaluation episodes are seeded from here on, far from where training takes its seeds."""
@@ -60,7 +66,11 @@ class R2VPO:
             settings.setdefault("rollout_steps", 2048)
         name = env if isinstance(env, str) else _source_name(env)
         config = resolve_config({**settings, "env": name, "seed": seed})
-        envs = make_vector_env(env, config.num_envs, config.engine, config.env_threads or None)
+        if config.overlap and isinstance(env, gym.Env):
+            raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
+        # Overlapped, the environments live in another process, and this one only tells the spaces.
+        shown, engine = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
+        envs = make_vector_env(env, shown, engine, config.env_threads or None)
         self._assemble(config, (envs.observation_space, envs.action_space))
         self._source: EnvSource | gym.Env | None = env
         self._envs: AnyVectorEnv | None = envs
@@ -83,7 +93,9 @@ class R2VPO:
         """Environment steps at which the current learning-rate schedule began."""
         self.train_seconds = 0.0
         self.run: RunDirectory | None = None
-        self._collector: Collector | None = None
+        self._collector: AnyCollector | None = None
+        self.gradient_step: GradientStep | None = None
+        """How the last call of :meth:`learn` took its gradient steps, and why."""
         self.pending_environments: dict[str, Any] | None = None
         """Saved state that the environments take on when they are made."""
         self._source = None
@@ -107,20 +119,39 @@ class R2VPO:
     @property
     def engine(self) -> str:
         """What steps the environments, and why."""
-        envs = self.collector.envs
-        return f"{envs.engine}: {envs.engine_reason}"
+        collector = self.collector
+        if isinstance(collector, OverlappedCollector):
+            return collector.engine
+        return f"{collector.envs.engine}: {collector.envs.engine_reason}"
 
     @property
-    def collector(self) -> Collector:
+    def collector(self) -> AnyCollector:
         """Steps the environments; made on first use, so that a loaded model predicts without any."""
         if self._collector is None:
-            if self._envs is None:
-                config = self.config
-                threads = config.env_threads or None
-                self._envs = make_vector_env(self._evaluation_source(), config.num_envs, config.engine, threads)
-            self._collector = Collector(self._envs, self.learner.policy, self.bounds, self.generator)
+            self._collector = self._overlapped_collector() if self.config.overlap else self._own_collector()
             restore_environments(self, self._collector)
         return self._collector
+
+    def _own_collector(self) -> Collector:
+        config = self.config
+        if self._envs is None:
+            threads = config.env_threads or None
+            self._envs = make_vector_env(self._evaluation_source(), config.num_envs, config.engine, threads)
+        return Collector(self._envs, self.learner.policy, self.bounds, self.generator)
+
+    def _overlapped_collector(self) -> OverlappedCollector:
+        config, policy = self.config, self.learner.policy
+        spec = CollectorSpec(
+            self._evaluation_source(),
+            config.num_envs,
+            config.engine,
+            config.env_threads or max(1, default_threads(config.num_envs) - 1),  # the learner has a core
+            policy,
+            config.action_bounds,
+            noise_seed(config.seed),
+            config.torch_threads,
+        )
+        return OverlappedCollector(spec, policy)
 
     def learn(
         self,
@@ -243,6 +274,8 @@ class R2VPO:
 
     def close(self) -> None:
         """Close the environments and release the run directory."""
+        if isinstance(self._collector, OverlappedCollector):
+            self._collector.close()
         if self._envs is not None:
             self._envs.close()
         if self.run is not None:

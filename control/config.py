@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from r2vpo.errors import ConfigError
-from r2vpo.validation import choice, delta_where_needed, real, whole
+from r2vpo.validation import boolean, choice, delta_where_needed, real, whole
 
 Algo = Literal["on-policy", "off-policy"]
 ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
 DualRule = Literal["fixed", "paper", "adaptive"]
+Preset = Literal["default", "fast"]
 
 HYPERPARAMETERS = ("eps", "eps_low", "eps_high", "cap", "level")
 """Settings that belong to one objective or another; None leaves the objective's own default."""
@@ -30,6 +31,9 @@ class ControlConfig:
     """Environment steps to train for, rounded up to whole rollouts."""
     seed: int = 0
     """Seed of everything random. Same seed, same run, bit for bit on one machine."""
+
+    preset: Preset = "default"
+    """Fills in what is not given. default: tuned for the task; fast: more environments, larger minibatches."""
 
     dual: DualRule = "adaptive"
     """How lambda moves: fixed, the paper's gradient step, or a relative step that finds delta in a few rollouts."""
@@ -99,10 +103,16 @@ class ControlConfig:
     normalize_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return."""
 
-    engine: Literal["auto", "native", "gymnasium"] = "auto"
-    """What steps the environments: the native engine where it covers the task, else Gymnasium. Results are the same."""
+    engine: Literal["auto", "native", "gymnasium", "envpool"] = "auto"
+    """What steps the environments: the native engine where it covers the task, else Gymnasium, with the same results.
+    envpool (where installed) brings a MuJoCo version of its own and cannot save its environments."""
     env_threads: int = 0
     """Threads of the native engine; 0 takes one for every four environments, within the cores there are."""
+    gradient_step: Literal["auto", "eager", "compiled"] = "auto"
+    """compiled: forward, backward, clipping, Adam and statistics as one function, compiled once per machine and kept;
+    eager: PyTorch call by call; auto: compiled where the run is long enough to pay for it."""
+    overlap: bool = False
+    """Collect the next rollout while the learner works on the last: faster, and every rollout one update older."""
     torch_threads: int = 1
     """Threads of torch; one is fastest for networks this small. 0 leaves torch's own choice."""
     checkpoint_seconds: float = 30.0
@@ -163,7 +173,10 @@ _CHECKS = (
     choice("replay_advantages", "recomputed", "stored"),
     choice("lr_schedule", "linear", "constant"),
     choice("action_bounds", "clip", "tanh"),
-    choice("engine", "auto", "native", "gymnasium"),
+    choice("preset", "default", "fast"),
+    choice("engine", "auto", "native", "gymnasium", "envpool"),
+    choice("gradient_step", "auto", "eager", "compiled"),
+    boolean("overlap"),
     whole("env_threads", 0),
     choice("level", None, "token", "sequence"),
     *(whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),

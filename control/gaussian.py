@@ -69,8 +69,7 @@ class GaussianPolicy(Policy):
 
     def keep_log_std_in_bounds(self) -> None:
         """Move the parameter itself back into its bounds, where the clamp would stop its gradient."""
-        with torch.no_grad():
-            self.log_std.clamp_(self.log_std_min, self.log_std_max)
+        self.log_std.detach().clamp_(self.log_std_min, self.log_std_max)
 
 
 class ValueFunction(nn.Module):

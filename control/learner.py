@@ -8,17 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r2vpo.compiled_update import CompiledUpdater
+from r2vpo.control.actor_critic import ActorCritic
 from r2vpo.control.collector import Rollout
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.flat import flatten_parameters
 from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
 from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
 from r2vpo.control.targets import Estimator, join_samples
 from r2vpo.dual import DualController
 from r2vpo.errors import TrainingDiverged
+from r2vpo.flat import flatten_parameters
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
-from r2vpo.update import PolicyUpdater, Scored
 
 
 class Learner:
@@ -42,15 +43,16 @@ class Learner:
         self.value_function = ValueFunction(normalizer, config.hidden_sizes, generator)
         self.reward_scaler = RewardScaler(config.num_envs, config.gamma, config.normalize_rewards)
         self.buffer = ReplayBuffer(config.stored_iterations)
-        parameters = flatten_parameters([*self.policy.parameters(), *self.value_function.parameters()])
+        module = ActorCritic(self.policy, self.value_function, config.value_coef, config.entropy_coef)
+        parameters = flatten_parameters(module.parameters())
         self.optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, eps=1e-5, fused=True)
-        self.updater = PolicyUpdater(
+        self.updater = CompiledUpdater(
             make_objective(config.objective, **config.objective_hyperparameters),
             DualController(config.lam, config.delta, config.eta, config.dual),
             self.optimizer,
-            self._score,
+            module,
+            parameters,
             config.max_grad_norm,
-            drop_gradients=False,
         )
 
     def update(self, rollout: Rollout, learning_rate: float) -> dict[str, Any]:
@@ -82,6 +84,15 @@ class Learner:
         with torch.no_grad():
             summary["entropy"] = float(self.policy.entropy({"observations": rollout["last_observations"]})[0])
         return summary
+
+    def example_minibatch(self) -> dict[str, Tensor]:
+        """A minibatch of the shapes and dtypes that updates use, filled with zeros."""
+        rows = self.config.minibatch_size
+        sizes = {"observations": (len(self.policy.normalizer.shift),), "actions": self.policy.log_std.shape}
+        samples = ("old_log_prob", "advantage", "value_target")
+        minibatch = {name: torch.zeros(rows, *size) for name, size in sizes.items()}
+        minibatch |= {name: torch.zeros(rows) for name in samples}
+        return {**minibatch, "age": torch.zeros(rows, dtype=torch.int64)}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next update depends on."""
@@ -147,18 +158,3 @@ class Learner:
         once = max(1, round(full / self.config.utd))
         fill = (len(self.buffer.sizes) - 1) / max(1, self.config.stored_iterations - 1)
         return round(once + (full - once) * fill)
-
-    def _score(self, minibatch: dict[str, Tensor]) -> Scored:
-        """Score samples whose observations are standardised already."""
-        inputs = minibatch["observations"]
-        error = self.value_function.forward_standardised(inputs) - minibatch["value_target"]
-        auxiliary = self.config.value_coef * error.square().mean()
-        if self.config.entropy_coef:
-            auxiliary = auxiliary - self.config.entropy_coef * self.policy.entropy(minibatch).mean()
-        return Scored(
-            self.policy.log_prob_standardised(inputs, minibatch["actions"]),
-            minibatch["old_log_prob"],
-            minibatch["advantage"],
-            age=minibatch["age"],
-            auxiliary_loss=auxiliary,
-        )

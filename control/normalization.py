@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from r2vpo.advantages import discounted_sums
+
 _EPS = 1e-8
 
 
@@ -86,11 +88,13 @@ class RewardScaler:
         """Follow the returns through one rollout, both ``[T, N]``, and take them into the statistics."""
         if not self.enabled:
             return
-        returns = np.empty_like(rewards)
-        for t in range(len(rewards)):
-            self.returns = self.returns * self.gamma + rewards[t]
-            returns[t] = self.returns
-            self.returns = np.where(done[t], 0.0, self.returns)
+        # The return goes on from the step before, unless an episode ended there.
+        decay = np.full_like(rewards, self.gamma)
+        decay[1:][done[:-1]] = 0.0
+        gained = rewards.copy()
+        gained[0] += self.gamma * self.returns
+        returns = discounted_sums(gained[::-1], decay[::-1])[::-1]
+        self.returns = np.where(done[-1], 0.0, returns[-1])
         n, mean, variance = returns.size, returns.mean(), returns.var()
         total = self.count + n
         offset = mean - self.mean

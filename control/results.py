@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ def finish_run(model: R2VPO) -> dict[str, Any]:
         "total_steps": model.num_timesteps,
         "steps_per_second": model.num_timesteps / model.train_seconds,
         "train_seconds": model.train_seconds,
+        "gradient_step": None if model.gradient_step is None else asdict(model.gradient_step),
+        "engine": model.engine,
         "versions": package_versions(),
     }
     if config.eval_episodes:

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.control.collector import Collector
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.presets import config_dict
 from r2vpo.errors import CheckpointError, ConfigError
 from r2vpo.provenance import package_versions
 
 if TYPE_CHECKING:
-    from r2vpo.control.algorithm import R2VPO
+    from r2vpo.control.algorithm import R2VPO, AnyCollector
 
 KIND = "r2vpo.control"
 
@@ -91,7 +90,7 @@ def restore_snapshot(model: R2VPO, tree: dict[str, Any], origin: str) -> None:
         raise CheckpointError(f"{origin} is damaged: {error}") from error
 
 
-def restore_environments(model: R2VPO, collector: Collector) -> None:
+def restore_environments(model: R2VPO, collector: AnyCollector) -> None:
     """Give new environments the saved state, or begin new episodes where there is none."""
     pending, model.pending_environments = model.pending_environments, None
     if pending is None:

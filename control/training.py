@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2vpo.control.callbacks import BaseCallback
+from r2vpo.control.gradient_step import prepare_gradient_step
 from r2vpo.control.results import finish_run
 from r2vpo.control.snapshot import take_snapshot
 from r2vpo.control.threads import torch_threads
@@ -30,6 +33,9 @@ def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
     callback.init_callback(model)
     callback.on_training_start({"self": model, "total_timesteps": config.total_steps})
     last_checkpoint = time.monotonic()
+    with torch_threads(config.torch_threads):
+        model.gradient_step = prepare_gradient_step(model.learner, config, _announcer(progress_bar))
+    model.train_seconds += model.gradient_step.seconds
     line = LiveLine(end, "steps", done=model.num_timesteps, quiet=not progress_bar)
     with torch_threads(config.torch_threads), finish_iteration_on_interrupt(stop), line:
         while model.num_timesteps < end and not stop:
@@ -47,6 +53,10 @@ def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
         raise KeyboardInterrupt
     if model.run is not None and model.num_timesteps >= end:
         finish_run(model)
+
+
+def _announcer(loud: bool) -> Callable[[str], None]:
+    return (lambda text: print(text, file=sys.stderr, flush=True)) if loud else (lambda text: None)
 
 
 def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopRequest) -> dict[str, Any]:

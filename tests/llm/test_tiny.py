@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
+from r2vpo.cache import cache_directory
 from r2vpo.errors import ConfigError
 from r2vpo.llm import tiny, warm_start
-from r2vpo.llm.cache import cache_directory
 from r2vpo.llm.tiny import TinySettings, build_model, ensure_tiny_model, train_tiny
 from r2vpo.llm.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, make_tokenizer, vocabulary
 from r2vpo.llm.warm_start import IGNORED, Examples, greedy_accuracy
