@@ -1,11 +1,12 @@
-"""``r2vpo bench control``: training speed at Stable-Baselines3's own update budget, the two in alternation."""
+"""``r2vpo bench control``: training speed beside Stable-Baselines3 PPO and beside the physics alone, in alternation."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +14,39 @@ from typing import Any
 import numpy as np
 import tyro
 
+from r2vpo.checkpoint import write_text_atomically
+from r2vpo.control.bench_runs import LABELS, OURS, Measurement
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.progress import LiveLine
 
-SB3_BUDGET: dict[str, Any] = {
-    "algo": "on-policy",
-    "num_envs": 1,
-    "rollout_steps": 2048,
-    "minibatch_size": 64,
-    "epochs": 10,
-    "learning_rate": 3e-4,
-}
-"""What SB3 PPO does by default: 2048 steps of one environment, then 320 gradient steps on 64 samples each."""
+RATIOS = (
+    ("budget-1", "sb3-1"),
+    ("budget-1-overlap", "sb3-1"),
+    ("budget", "sb3-1"),
+    ("budget-overlap", "sb3-1"),
+    ("budget", "sb3-8"),
+    ("budget-overlap", "sb3-8"),
+    ("fast", "sb3-1"),
+    ("fast", "physics"),
+)
+"""What is divided by what, alternation by alternation."""
+
+OURS_TAKES = 8
+"""Times as many steps as the others, so that all are timed for seconds."""
 
 
 @dataclass(frozen=True)
 class BenchCommand:
-    """Measure training steps per second beside Stable-Baselines3 PPO, each in processes of its own, in turn."""
+    """Measure training steps per second: ours, Stable-Baselines3 PPO's and the bare physics', in turn."""
 
     env: tuple[str, ...] = ("HalfCheetah-v5",)
     """Tasks."""
     alternations: int = 5
-    """Pairs of measurements per task."""
+    """Rounds in which each is measured once, in a process of its own."""
     steps: int = 10_240
-    """Environment steps of each measurement, rounded up to whole rollouts of 2048; one more, first, is not counted."""
+    """Environment steps of each of SB3's measurements; ours take eight times as many."""
     json: Path | None = None
-    """Write the result to this file."""
+    """Write the result to this file, and a picture beside it."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,89 +56,88 @@ def main(arguments: Sequence[str]) -> int:
         if getattr(command, field) < 1:
             raise ConfigError(field, getattr(command, field), "a whole number of at least 1")
     from r2vpo.control.peers import require_installed
-    from r2vpo.provenance import machine_description, package_versions, source_commit
 
     require_installed("sb3-ppo")
-    with LiveLine(len(command.env) * command.alternations, "pairs") as line:
-        cases = [measure_case(env, command, line, i) for i, env in enumerate(command.env)]
-    document = {
-        "command": f"r2vpo bench control {' '.join(arguments)}".strip(),
-        "cases": cases,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
-    }
-    if command.json is not None:
-        command.json.write_text(json.dumps(document, indent=2) + "\n")
-    for case in cases:
-        print(
-            f"{case['name']}: {case['ours']:,.0f} steps/s, SB3 PPO {case['peer']:,.0f}: "
-            f"{case['ratio']:.2f} times ({case['ratio_min']:.2f} to {case['ratio_max']:.2f})"
-        )
+    rounds: dict[str, list[dict[str, Measurement]]] = {env: [] for env in command.env}
+    with LiveLine(len(command.env) * command.alternations * len(LABELS), "measurements") as line:
+        for env, done in rounds.items():
+            for _ in range(command.alternations):
+                done.append(_one_round(env, command.steps, line))
+                _write(command, arguments, rounds)
+    print_table(summarise(rounds))
     return 0
 
 
-def measure_case(env: str, command: BenchCommand, line: LiveLine, index: int) -> dict[str, Any]:
-    """Alternate ours and SB3's on one task; medians, and the ratio pair by pair."""
-    runs = []
-    for pair in range(command.alternations):
-        ours, peer = (_in_own_process(who, env, command.steps) for who in ("ours", "sb3-ppo"))
-        runs.append({"ours": ours, "peer": peer, "ratio": ours / peer})
-        line.update(index * command.alternations + pair + 1, ratio=ours / peer)
-    ratios = [run["ratio"] for run in runs]
-    return {
-        "name": f"{env}, SB3's budget, 1 environment, 1 torch thread",
+def summarise(rounds: dict[str, list[dict[str, Measurement]]]) -> list[dict[str, Any]]:
+    """One case for each task and pair of :data:`RATIOS`: medians, and the ratios of each round."""
+    return [_case(env, ours, peer, done) for env, done in rounds.items() for ours, peer in RATIOS if done]
+
+
+def print_table(cases: Sequence[dict[str, Any]]) -> None:
+    """One line a case."""
+    for case in cases:
+        print(
+            f"{case['env']:<16}{case['ours_name']:<52}{case['ours']:>8,.0f} steps/s  {case['peer_name']:<56}"
+            f"{case['peer']:>8,.0f}  {case['ratio']:6.2f} times ({case['ratio_min']:.2f} to {case['ratio_max']:.2f})"
+        )
+
+
+def _case(env: str, ours: str, peer: str, done: Sequence[dict[str, Measurement]]) -> dict[str, Any]:
+    runs = [{"ours": one[ours]["steps_per_second"], "peer": one[peer]["steps_per_second"]} for one in done]
+    ratios = [run["ours"] / run["peer"] for run in runs]
+    case = {
+        "name": f"{env}: {LABELS[ours]} / {LABELS[peer]}",
+        "env": env,
+        "ours_name": LABELS[ours],
+        "peer_name": LABELS[peer],
         "ours": float(np.median([run["ours"] for run in runs])),
         "peer": float(np.median([run["peer"] for run in runs])),
         "unit": "environment steps/s of training",
         "ratio": float(np.median(ratios)),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "peak_mb": {who: float(np.median([one[who]["peak_mb"] for one in done])) for who in (ours, peer)},
         "runs": runs,
     }
+    splits = [one[ours]["seconds_per_step"] for one in done if "seconds_per_step" in one[ours]]
+    if splits:
+        case["microseconds_per_step"] = {
+            part: 1e6 * float(np.median([split[part] for split in splits])) for part in splits[0]
+        }
+    return case
 
 
-def measure(who: str, env: str, steps: int) -> float:
-    """Steps per second of training after one uncounted rollout, in this process with one torch thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    rollout = SB3_BUDGET["rollout_steps"]
-    steps = -(-steps // rollout) * rollout
-    timer: Callable[[], float] = _time_peer(env, steps) if who == "sb3-ppo" else _time_ours(env, steps)
-    return steps / timer()
+def _one_round(env: str, steps: int, line: LiveLine) -> dict[str, Measurement]:
+    results = {}
+    for name in LABELS:
+        results[name] = _in_own_process(name, env, steps * (OURS_TAKES if name in OURS or name == "physics" else 1))
+        line.update(line.done + 1, now=f"{env} {name}", last=f"{results[name]['steps_per_second']:,.0f} steps/s")
+    return results
 
 
-def _time_ours(env: str, steps: int) -> Callable[[], float]:
-    from r2vpo.control.algorithm import R2VPO
-
-    model = R2VPO(env, **SB3_BUDGET).learn(SB3_BUDGET["rollout_steps"])
-    before = model.train_seconds
-
-    def timer() -> float:
-        model.learn(steps, reset_num_timesteps=False)
-        return model.train_seconds - before
-
-    return timer
-
-
-def _time_peer(env: str, steps: int) -> Callable[[], float]:
-    from r2vpo.control.peers import train_peer
-
-    def timer() -> float:
-        warm = train_peer("sb3-ppo", env, 0, SB3_BUDGET["rollout_steps"]).train_seconds
-        return train_peer("sb3-ppo", env, 0, SB3_BUDGET["rollout_steps"] + steps).train_seconds - warm
-
-    return timer
-
-
-def _in_own_process(who: str, env: str, steps: int) -> float:
-    words = [sys.executable, "-m", "r2vpo.control.bench", who, env, str(steps)]
+def _in_own_process(name: str, env: str, steps: int) -> Measurement:
+    words = [sys.executable, "-m", "r2vpo.control.bench_runs", name, env, str(steps)]
     result = subprocess.run(words, capture_output=True, text=True)
     if result.returncode:
-        raise R2VPOError(f"measuring {who} on {env} failed: {result.stderr.strip().splitlines()[-1:]}")
-    return float(result.stdout.split()[-1])
+        raise R2VPOError(f"measuring {name} on {env} failed: {result.stderr.strip().splitlines()[-1:]}")
+    measurement: Measurement = json.loads(result.stdout.splitlines()[-1])
+    return measurement
 
 
-if __name__ == "__main__":
-    print(measure(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+def _write(command: BenchCommand, arguments: Sequence[str], rounds: dict[str, list[dict[str, Measurement]]]) -> None:
+    """After every round, so that an interruption costs one of them."""
+    if command.json is None:
+        return
+    from r2vpo.control.bench_figure import plot_speed
+    from r2vpo.provenance import machine_description, package_versions, source_commit
+
+    document = {
+        "command": shlex.join(["r2vpo", "bench", "control", *arguments]),
+        "cases": summarise(rounds),
+        "versions": package_versions(),
+        "machine": machine_description(),
+        "commit": source_commit(),
+    }
+    command.json.parent.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(command.json, json.dumps(document, indent=1) + "\n")
+    plot_speed(rounds, command.json.with_suffix(".png"))

@@ -19,6 +19,7 @@ from r2vpo.errors import CheckpointError, R2VPOError
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
+    from r2vpo.control.seeds import SeedStudy
 
 _USAGE = """usage: r2vpo control {train,evaluate,compare} ...
 
@@ -61,7 +62,11 @@ def _train(arguments: list[str]) -> int:
         TrainCommand, args=arguments, default=preset, prog="r2vpo control train", config=(tyro.conf.OmitArgPrefixes,)
     )
     settings = {f.name: getattr(command, f.name) for f in fields(ControlConfig)}
-    run_dir = command.run_dir or _default_run_dir(settings)
+    run_dir = command.run_dir or _default_run_dir(settings, command.seeds)
+    if command.seeds != 1:
+        from r2vpo.control.seeds import SeedStudy
+
+        return _run_seeds(SeedStudy.create(run_dir, settings, command.seeds), command)
     from r2vpo.control.algorithm import R2VPO
 
     model = R2VPO(**settings, run_dir=run_dir)
@@ -69,6 +74,12 @@ def _train(arguments: list[str]) -> int:
 
 
 def _resume(command: ResumeCommand) -> int:
+    from r2vpo.control.seed_files import SEEDS
+
+    if (command.resume / SEEDS).is_file():
+        from r2vpo.control.seeds import SeedStudy
+
+        return _run_seeds(SeedStudy.open(command.resume), command)
     from r2vpo.control.algorithm import R2VPO
 
     return _run(R2VPO.resume(command.resume), command)
@@ -96,6 +107,30 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
     finally:
         model.close()
     _report(path, command.json)
+    return 0
+
+
+def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
+    """Train every seed to the end and say where everything is."""
+    from r2vpo.control.algorithm import R2VPO
+    from r2vpo.control.seed_report import best_run, print_report
+    from r2vpo.run_directory import CHECKPOINT
+
+    print(study.description, flush=True)
+    try:
+        study.train(quiet=command.quiet)
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped with {len(study.finished)} of {study.count} seeds finished and the others saved; "
+            f"go on with: r2vpo control train --resume {study.path}"
+        )
+        return 130
+    except R2VPOError:
+        print(f"to go on with what is missing: r2vpo control train --resume {study.path}", file=sys.stderr)
+        raise
+    if command.video:
+        _film(R2VPO.load(best_run(study.run_dirs) / CHECKPOINT), study.path / "video.mp4")
+    print_report(study.path, study.run_dirs, command.json)
     return 0
 
 
@@ -171,7 +206,9 @@ def _compare(arguments: list[str]) -> int:
     return 0
 
 
-def _default_run_dir(settings: dict[str, Any]) -> Path:
+def _default_run_dir(settings: dict[str, Any], seeds: int) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     env = settings["env"].replace("/", "-")
-    return Path("runs") / f"{env}-{settings['objective']}-{settings['algo']}-seed{settings['seed']}-{stamp}"
+    first = settings["seed"]
+    seed = f"seed{first}" if seeds == 1 else f"seeds{first}-{first + seeds - 1}"
+    return Path("runs") / f"{env}-{settings['objective']}-{settings['algo']}-{seed}-{stamp}"

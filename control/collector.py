@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2vpo.control.actor import NumpyActor
+from r2vpo.control.actor import NumpyActor, repeated
 from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
 from r2vpo.envs.engines import AnyVectorEnv
 from r2vpo.errors import EnvironmentFailure
@@ -71,8 +72,9 @@ class Collector:
         """Restore what :meth:`state_dict` returned; returns what the environments could not restore."""
         self.reset(seed=0)
         unknown = self.envs.load_state_dict(state["environments"])
-        self.observations = state["observations"]
-        self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
+        self.observations = self.envs.observations.copy()
+        if self.envs.restores_episodes:
+            self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
         return unknown
 
     @torch.no_grad()
@@ -93,34 +95,35 @@ class Collector:
         num_envs, observation_size = self.observations.shape
         std = self.policy.bounded_log_std().exp()
         noise = (torch.randn(steps, num_envs, len(std), generator=self.generator) * std).numpy()
-        actor = NumpyActor(self.policy)
+        actor, bounds = NumpyActor(self.policy), _for_rows(self.bounds, num_envs)
         observations = np.empty((steps, num_envs, observation_size), dtype=np.float32)
         rewards = np.empty((steps, num_envs))
-        terminated, done = np.empty((2, steps, num_envs), dtype=bool)
-        actions = np.empty_like(noise)
+        terminated, truncated = np.empty((2, steps, num_envs), dtype=bool)
+        actions = noise  # each row of noise becomes a row of actions
         finals: list[np.ndarray] = []
         finished: list[FinishedEpisode] = []
-        for t in range(steps):
-            observations[t] = self.observations
-            actions[t] = actor.mean(observations[t]) + noise[t]
-            step = self.envs.step(self.bounds(actions[t]))
+        counted = 0
+        for t, (inputs, samples) in enumerate(zip(observations, actions, strict=True)):
+            inputs[...] = self.observations
+            samples += actor.mean(inputs)
+            step = self.envs.step(bounds(samples))
             self.observations = step.observations
-            rewards[t], terminated[t], done[t] = step.rewards, step.terminated, step.terminated | step.truncated
-            self.episode_returns += step.rewards
-            self.episode_lengths += 1
-            for i in sorted(step.final_observations):
-                finals.append(step.final_observations[i])
-                taken = (t + 1) * num_envs
-                finished.append(FinishedEpisode(taken, float(self.episode_returns[i]), int(self.episode_lengths[i])))
-                self.episode_returns[i], self.episode_lengths[i] = 0.0, 0
+            rewards[t], terminated[t], truncated[t] = step.rewards, step.terminated, step.truncated
+            if step.final_observations:
+                self._count(rewards[counted : t + 1])
+                counted = t + 1
+                for i in sorted(step.final_observations):
+                    finals.append(step.final_observations[i])
+                    finished.append(self._finish(i, counted * num_envs))
             if on_step is not None:
                 on_step()
+        self._count(rewards[counted:])
         rollout = {
             "observations": torch.from_numpy(observations),
             "actions": torch.from_numpy(actions),
             "rewards": torch.from_numpy(rewards),
             "terminated": torch.from_numpy(terminated),
-            "done": torch.from_numpy(done),
+            "done": torch.from_numpy(terminated | truncated),
             "last_observations": torch.from_numpy(self.observations.astype(np.float32)),
             "final_observations": torch.from_numpy(np.asarray(finals, dtype=np.float32).reshape(-1, observation_size)),
         }
@@ -131,3 +134,21 @@ class Collector:
         if not torch.isfinite(rollout["old_log_prob"]).all():
             raise EnvironmentFailure("log-probs of the sampled actions are not finite")
         return rollout, finished
+
+    def _count(self, rewards: np.ndarray) -> None:
+        """Take steps in which no episode ended but in the last, ``[k, N]``, into the episodes under way."""
+        # Unlike a sum, accumulation has one order, that of the steps.
+        self.episode_returns = np.add.accumulate(np.concatenate((self.episode_returns[None], rewards)))[-1].copy()
+        self.episode_lengths += len(rewards)
+
+    def _finish(self, index: int, taken: int) -> FinishedEpisode:
+        ended = FinishedEpisode(taken, float(self.episode_returns[index]), int(self.episode_lengths[index]))
+        self.episode_returns[index], self.episode_lengths[index] = 0.0, 0
+        return ended
+
+
+def _for_rows(bounds: ActionBounds, rows: int) -> ActionBounds:
+    """The same bounds, once for each environment."""
+    result = copy.copy(bounds)
+    result.low, result.high = repeated(bounds.low, rows), repeated(bounds.high, rows)
+    return result

@@ -19,6 +19,9 @@ class TrainCommand(ControlConfig):
     """Where everything is written; named after task, algorithm, seed and time when not given."""
     resume: Path | None = None
     """Run directory to go on with, instead of starting a run. Its own settings hold; no others can be given."""
+    seeds: int = 1
+    """Train this many seeds, --seed and those that follow it, each in a process of its own and as many at a time as
+    there are cores; one directory with a run directory for each, their summary and their picture."""
     video: bool = False
     """Film the trained agent at the end."""
     quiet: bool = False

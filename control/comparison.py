@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.plotting import new_figure, save_figure
-from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
+from r2vpo.plotting import draw_band, new_figure, save_figure
+from r2vpo.stats import summarise
 
 Line = dict[str, Any]
 
@@ -89,13 +89,7 @@ def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
 def _draw(axis: Any, runs: Sequence[Line], color: str, label: str) -> None:
     steps = np.array(runs[0]["steps"])
     returns = np.array([[np.nan if r is None else r for r in run["returns"]] for run in runs])
-    known = ~np.isnan(returns).any(axis=0)
-    steps, returns = steps[known], returns[:, known]
-    if not len(steps):
-        return
-    axis.plot(steps, interquartile_mean(returns, axis=0), color=color, label=label, linewidth=1.6)
-    band = np.array([bootstrap_interval(column) for column in returns.T])
-    axis.fill_between(steps, band[:, 0], band[:, 1], color=color, alpha=0.15, linewidth=0)
+    draw_band(axis, steps, returns, color, label)
 
 
 def _cell(summary: dict[str, Any], name: str) -> str:

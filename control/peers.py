@@ -56,15 +56,10 @@ def train_peer(
     Raises:
         ConfigError: Unknown name, or its package is not installed.
     """
-    algorithm = _load(name)
+    model = make_peer(name, env, seed)
+    normalised, vec_env = PEERS[name][2], model.get_env()
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-    normalised = PEERS[name][2]
-    vec_env: Any = DummyVecEnv([lambda: Monitor(make_env(env))])
-    if normalised:
-        vec_env = VecNormalize(vec_env)
     episodes = EpisodeLog()
 
     class Recorder(BaseCallback):
@@ -81,7 +76,6 @@ def train_peer(
                 on_progress(self.num_timesteps)
             return True
 
-    model = algorithm("MlpPolicy", vec_env, seed=seed, device="cpu")
     started = time.perf_counter()
     model.learn(total_steps, callback=Recorder())
     train_seconds = time.perf_counter() - started
@@ -95,6 +89,29 @@ def train_peer(
 
     config = {"class": type(model).__name__, "env": env_name(env), "vec_normalize": normalised, "defaults": True}
     return PeerRun(act, episodes, train_seconds, config)
+
+
+def make_peer(name: str, env: EnvSource, seed: int, num_envs: int = 1, **settings: Any) -> Any:
+    """A peer's model at its own defaults, before training.
+
+    Args:
+        name: A key of :data:`PEERS`.
+        env: Environment id or factory.
+        seed: Seed of the peer's own generators and of the environments.
+        num_envs: Environments side by side, in one process.
+        settings: Further arguments of its class.
+
+    Raises:
+        ConfigError: Unknown name, or its package is not installed.
+    """
+    algorithm = _load(name)
+    from stable_baselines3.common.monitor import Monitor
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    vec_env: Any = DummyVecEnv([lambda: Monitor(make_env(env))] * num_envs)
+    if PEERS[name][2]:
+        vec_env = VecNormalize(vec_env)
+    return algorithm("MlpPolicy", vec_env, seed=seed, device="cpu", **settings)
 
 
 def require_installed(name: str) -> None:

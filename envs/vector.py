@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.checks import raised_in, require_finite
+from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
 from r2vpo.errors import ConfigError
@@ -44,6 +44,9 @@ class VectorEnv:
         ConfigError: Unknown id, or spaces that are not Boxes.
     """
 
+    restores_episodes: ClassVar[bool] = True
+    """Whether episodes under way go on where a saved state left them."""
+
     def __init__(self, env: EnvSource | gym.Env, num_envs: int) -> None:
         if isinstance(env, gym.Env):
             if num_envs != 1:
@@ -56,7 +59,8 @@ class VectorEnv:
         self.num_envs = num_envs
         self.observation_space: gym.spaces.Box = self.envs[0].observation_space
         self.action_space: gym.spaces.Box = self.envs[0].action_space
-        self._observations = np.empty((num_envs, *self.observation_space.shape))
+        self.observations = np.empty((num_envs, *self.observation_space.shape))
+        """``[N, D]``, what to act on next."""
 
     def reset(self, seed: int) -> np.ndarray:
         """Start new episodes, each environment with a seed of its own derived from ``seed``.
@@ -67,9 +71,9 @@ class VectorEnv:
         # Seeds seed, seed + 1, ... would give runs with neighbouring seeds almost the same environments.
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
-            self._observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
-        require_finite(self.name, self.num_envs, "observation", self._observations)
-        return self._observations.copy()
+            self.observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
+        require_finite(self.name, self.num_envs, "observation", self.observations)
+        return self.observations.copy()
 
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in each environment with actions ``[N, A]``.
@@ -85,16 +89,16 @@ class VectorEnv:
             if terminated[i] or truncated[i]:
                 finals[i] = np.asarray(observation)
                 observation = self._call(i, "reset")[0]
-            self._observations[i] = observation
+            self.observations[i] = observation
         require_finite(self.name, self.num_envs, "reward", rewards)
-        require_finite(self.name, self.num_envs, "observation", self._observations)
+        require_finite(self.name, self.num_envs, "observation", self.observations)
         for i, final in finals.items():
             require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
-        return VectorStep(self._observations.copy(), rewards, terminated, truncated, finals)
+        return VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)
 
     def state_dict(self) -> dict[str, Any]:
         """State of every environment (see :func:`r2vpo.envs.state.capture_state`)."""
-        return {"envs": [capture_state(env) for env in self.envs], "observations": self._observations.copy()}
+        return {"envs": [capture_state(env) for env in self.envs], "observations": self.observations.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Restore what :meth:`state_dict` returned, on environments made the same way and reset once.
@@ -106,11 +110,9 @@ class VectorEnv:
         Raises:
             ValueError: The environments differ from the captured ones.
         """
-        if len(state["envs"]) != self.num_envs:
-            raise ValueError(f"{len(state['envs'])} environments were saved, there are {self.num_envs}")
-        for env, saved in zip(self.envs, state["envs"], strict=True):
+        for env, saved in zip(self.envs, saved_environments(state, self.num_envs), strict=True):
             restore_state(env, saved)
-        self._observations[:] = state["observations"]
+        self.observations[:] = state["observations"]
         return sorted({name for saved in state["envs"] for name in saved["unknown"]})
 
     def close(self) -> None:

@@ -13,8 +13,11 @@ import tyro
 
 from r2vpo.errors import ConfigError, RunDirectoryError
 
-FIGURES = {"control": "r2vpo.plotting", "llm": "r2vpo.llm.figures"}
+FIGURES = {"control": "r2vpo.plotting", "seeds": "r2vpo.control.seed_report", "llm": "r2vpo.llm.figures"}
 """By kind of run: the module whose ``write_figures(run_dirs, output)`` draws it and returns the pictures' paths."""
+
+_SEEDS = "seeds.json"
+"""Marks a directory with a control run for each of several seeds, in the place of config.json."""
 
 _PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 
@@ -23,9 +26,9 @@ _PICTURES = (".png", ".pdf", ".svg", ".jpg", ".jpeg")
 class PlotCommand:
     """Draw the figures of one or more runs of one kind.
 
-    Continuous control: the training curves. Language models: the training curves, the paper's Figure 2 of the first
-    run (ratio against behaviour probability; ratio variance beside JS and KL), and its Figure 3 (accuracy and reward
-    by method, over seeds).
+    Continuous control: the training curves; of a directory of several seeds, their interquartile mean. Language
+    models: the training curves, the paper's Figure 2 of the first run (ratio against behaviour probability; ratio
+    variance beside JS and KL), and its Figure 3 (accuracy and reward by method, over seeds).
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def kind_of_run(run_dir: Path) -> str:
-    """``llm`` or ``control``, from the run's config.json.
+    """``llm`` or ``control``, from the run's config.json; ``seeds`` for a directory of several seeds.
 
     Raises:
         RunDirectoryError: The file is damaged or names an unknown kind.
@@ -58,6 +61,8 @@ def kind_of_run(run_dir: Path) -> str:
     from r2vpo.run_directory import CONFIG
 
     path = run_dir / CONFIG
+    if (run_dir / _SEEDS).is_file():
+        return "seeds"
     if not path.is_file():
         return "control"
     try:

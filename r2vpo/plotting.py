@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from r2vpo.errors import RunDirectoryError
 from r2vpo.run_directory import CONFIG, read_metrics
+from r2vpo.stats import bootstrap_interval, interquartile_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_PANELS = (
+PANELS = (
     ("return", "mean return, last 20 episodes"),
     ("ratio_variance", "ratio variance  E[(ρ-1)²]"),
     ("lam", "λ"),
@@ -27,6 +28,7 @@ _PANELS = (
     ("max_ratio", "largest ratio"),
     ("entropy", "policy entropy (nats)"),
 )
+"""Metrics of a control run that are drawn, with their titles."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,49 @@ def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
         RunDirectoryError: A folder holds no run or no metrics yet.
     """
     runs = [load_run(run_dir) for run_dir in run_dirs]
-    figure, axes = new_figure(2, 3, (13.0, 6.4))
+    figure, axes = panel_figure()
     for run in runs:
-        for axis, (name, title) in zip(axes.flat, _PANELS, strict=True):
+        for axis, (name, _) in zip(axes, PANELS, strict=True):
             steps, values = run.series(name)
             if len(steps):
                 axis.plot(steps, values, label=_label(run), linewidth=1.4)
-            axis.set_title(title, fontsize=10)
-            axis.set_xlabel("environment steps")
-            axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
-    for axis, (name, _) in zip(axes.flat, _PANELS, strict=True):
+    draw_delta(axes[1], runs)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    return save_figure(figure, output)
+
+
+def panel_figure() -> tuple[Figure, list[Axes]]:
+    """A figure with an empty panel for each of :data:`PANELS`."""
+    figure, axes = new_figure(2, 3, (13.0, 6.4))
+    for axis, (name, title) in zip(axes.flat, PANELS, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("environment steps")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
         if name == "max_ratio":
             axis.set_yscale("log")
-    draw_delta(axes.flat[1], runs)
-    figure.legend(*axes.flat[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
-    return save_figure(figure, output)
+    return figure, list(axes.flat)
+
+
+def draw_band(
+    axis: Axes, steps: NDArray[Any], values: NDArray[np.float64], color: str, label: str, opacity: float = 0.15
+) -> None:
+    """Draw the interquartile mean over runs, with its bootstrap interval as a band.
+
+    Args:
+        axis: Panel to draw into.
+        steps: ``[n]``.
+        values: ``[runs, n]``; columns with a NaN are left out.
+        color: Of the line and the band.
+        label: For the legend.
+        opacity: Of the band.
+    """
+    known = ~np.isnan(values).any(axis=0)
+    steps, values = steps[known], values[:, known]
+    if not len(steps):
+        return
+    axis.plot(steps, interquartile_mean(values, axis=0), color=color, label=label, linewidth=1.6)
+    band = np.array([bootstrap_interval(column) for column in values.T])
+    axis.fill_between(steps, band[:, 0], band[:, 1], color=color, alpha=opacity, linewidth=0)
 
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:

@@ -49,7 +49,7 @@ class LiveLine:
         if self.quiet:
             return
         text = f"{done:,}/{self.total:,} {self.unit}  {self.speed:,.0f}/s  ETA {self._eta()}"
-        text += "".join(f"  {name.replace('_', ' ')} {_figure(value)}" for name, value in figures.items())
+        text += "".join(f"  {name.replace('_', ' ')} {figure_text(value)}" for name, value in figures.items())
         if self._progress is not None:
             self._progress.update(self._task, completed=min(done, self.total), description=text)
         elif time.monotonic() - self.last_print >= 10.0 or done >= self.total:
@@ -64,12 +64,19 @@ class LiveLine:
     def _eta(self) -> str:
         if self.done <= self.first:
             return "--:--"
-        seconds = int(max(0, self.total - self.done) / self.speed)
-        hours, rest = divmod(seconds, 3600)
-        return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+        return clock_text(max(0, self.total - self.done) / self.speed)
 
 
-def _figure(value: float | str | None) -> str:
+def clock_text(seconds: float | None) -> str:
+    """Hours, minutes and seconds; a dash for None."""
+    if seconds is None:
+        return "-"
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def figure_text(value: float | str | None) -> str:
+    """A number to three or four digits, a text as it is, a dash for None."""
     if value is None:
         return "-"
     if isinstance(value, str):

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 from r2vpo.checkpoint import write_text_atomically
+from r2vpo.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.progress import LiveLine
 
 Line = dict[str, Any]
 """What one run left: its identity, its result, and where that came from."""
+
+_LOOK_SECONDS = 0.2
+"""How soon Ctrl-C is noticed."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,24 @@ class Cell:
     size: int
     """Units of work, for progress."""
     label: str
+
+
+class Display(Protocol):
+    """Shows how the runs get on; :class:`r2vpo.live_table.LiveTable` is one. Calls never overlap."""
+
+    def __enter__(self) -> Any:
+        """Begin to show."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the last picture."""
+        ...
+
+    def update(self, key: Hashable, state: str, done: int, figures: Mapping[str, Any]) -> None:
+        """A run's state (starting, running or what its worker says, done, failed, stopped), its units, its figures."""
+        ...
 
 
 def read_results(path: Path) -> list[Line]:
@@ -49,6 +73,10 @@ def run_cells(
     workers: int,
     unit: str,
     quiet: bool = False,
+    *,
+    display: Display | None = None,
+    environment: Mapping[str, str] | None = None,
+    grace: float = 0.0,
 ) -> list[str]:
     """Run every cell that has no line in ``results`` yet, adding a line as each ends.
 
@@ -61,59 +89,48 @@ def run_cells(
         workers: Processes at a time.
         unit: Of the sizes, for the live line.
         quiet: No live line.
+        display: Shown instead of the live line.
+        environment: Variables that the processes get besides this process's own.
+        grace: Seconds that the processes have, after Ctrl-C, to save and end by themselves; 0 ends them at once.
 
     Returns:
         Error messages of the runs that failed.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the processes have ended by then.
     """
     lines = read_results(results)
     if results.exists():
         write_text_atomically(results, "".join(json.dumps(line) + "\n" for line in lines))
-    done = {key_of_line(line) for line in lines}
-    sizes = {cell.key: cell.size for cell in cells}
-    progress = {cell.key: cell.size for cell in cells if cell.key in done}
-    lock, failures, running = threading.Lock(), [], []
-    live = LiveLine(sum(sizes.values()), unit, done=sum(progress.values()), quiet=quiet)
-
-    def work(cell: Cell) -> None:
-        process = _start(worker, cell, folder)
-        with lock:
-            running.append(process)
+    finished = {key_of_line(line): line for line in lines}
+    shown = display if display is not None else _OneLine(cells, unit, finished, quiet)
+    for cell in cells:
+        if cell.key in finished:
+            shown.update(cell.key, "done", cell.size, finished[cell.key].get("figures", {}))
+    variables = {**os.environ, **(environment or {})}
+    runs = _Runs(results, shown, lambda cell: _start(worker, cell, folder, variables, own_session=grace > 0))
+    stop = StopRequest()
+    with finish_iteration_on_interrupt(stop), shown, ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(runs.work, cell) for cell in cells if cell.key not in finished]
         try:
-            result, error = _follow(process, lambda step: advance(cell, step))
-        finally:
-            with lock:
-                running.remove(process)
-        with lock:
-            if result is None:
-                failures.append(f"{cell.label}: {error}")
-                return
-            with results.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-        advance(cell, cell.size)
-
-    def advance(cell: Cell, step: int) -> None:
-        with lock:
-            progress[cell.key] = min(step, cell.size)
-            finished = sum(1 for key, value in progress.items() if value >= sizes[key])
-            live.update(sum(progress.values()), runs=f"{finished}/{len(cells)}", now=cell.label)
-
-    with live, ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(work, cell) for cell in cells if cell.key not in done]
-        try:
-            for future in as_completed(futures):
-                future.result()
+            _wait(futures, stop)
+            if stop:
+                if grace > 0:
+                    runs.ask_to_stop()
+                    wait(futures, timeout=grace)
+                raise KeyboardInterrupt
         except BaseException:
-            for future in futures:
-                future.cancel()
-            with lock:
-                for process in running:
-                    process.terminate()
+            runs.terminate()
             raise
-    return failures
+    return runs.failures
 
 
 def say(message: dict[str, Any]) -> None:
-    """From a worker to :func:`run_cells`: ``{"step": units done}``, and at the end ``{"result": line}``."""
+    """From a worker to :func:`run_cells`.
+
+    ``{"step": units done}``, with ``"state"`` and ``"figures"`` by name where the display shows them; and at the end
+    ``{"result": line}``, whose own ``"figures"`` stay in the display.
+    """
     print(json.dumps(message), flush=True)
 
 
@@ -129,13 +146,113 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _start(worker: str, cell: Cell, folder: Path) -> subprocess.Popen[str]:
+class _Runs:
+    """The processes under way, and what became of those that ended."""
+
+    def __init__(self, results: Path, display: Display, start: Callable[[Cell], subprocess.Popen[str]]) -> None:
+        self.failures: list[str] = []
+        self._results, self._display, self._start = results, display, start
+        self._lock = threading.Lock()
+        self._running: dict[Hashable, subprocess.Popen[str]] = {}
+        self._progress: dict[Hashable, int] = {}
+        self._stopped = False
+
+    def work(self, cell: Cell) -> None:
+        """Run one cell to its end, in a thread of its own; nothing once the list was stopped."""
+        with self._lock:
+            if self._stopped:
+                return
+            process = self._running[cell.key] = self._start(cell)
+            self._show(cell, "starting", {})
+        try:
+            result, error = _follow(process, lambda message: self._advance(cell, message))
+        finally:
+            with self._lock:
+                del self._running[cell.key]
+        with self._lock:
+            if result is not None:
+                with self._results.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                self._progress[cell.key] = cell.size
+                self._show(cell, "done", result.get("figures", {}))
+            elif self._stopped:
+                self._show(cell, "stopped", {})
+            else:
+                self.failures.append(f"{cell.label}: {error}")
+                self._show(cell, "failed", {})
+
+    def ask_to_stop(self) -> None:
+        """Let the processes save, and start no more."""
+        self._signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        """End the processes, and start no more."""
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._lock:
+            self._stopped = True
+            for process in self._running.values():
+                process.send_signal(number)
+
+    def _advance(self, cell: Cell, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._progress[cell.key] = min(message["step"], cell.size)
+            self._show(cell, message.get("state", "running"), message.get("figures", {}))
+
+    def _show(self, cell: Cell, state: str, figures: Mapping[str, Any]) -> None:
+        self._display.update(cell.key, state, self._progress.get(cell.key, 0), figures)
+
+
+class _OneLine:
+    """The display of a list whose runs nobody looks at one by one: all of them in one live line."""
+
+    def __init__(self, cells: Sequence[Cell], unit: str, finished: Collection[Hashable], quiet: bool) -> None:
+        self._cells = {cell.key: cell for cell in cells}
+        self._progress = {cell.key: cell.size for cell in cells if cell.key in finished}
+        self._before = set(self._progress)
+        total = sum(cell.size for cell in self._cells.values())
+        self._line = LiveLine(total, unit, done=sum(self._progress.values()), quiet=quiet)
+
+    def __enter__(self) -> _OneLine:
+        self._line.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._line.__exit__(kind, error, trace)
+
+    def update(self, key: Hashable, state: str, done: int, figures: Mapping[str, Any]) -> None:
+        """Count the units; runs that had ended before, and those that have nothing to tell yet, change nothing."""
+        if key in self._before or state in ("starting", "failed", "stopped"):
+            return
+        self._progress[key] = done
+        ended = sum(1 for other, units in self._progress.items() if units >= self._cells[other].size)
+        self._line.update(sum(self._progress.values()), runs=f"{ended}/{len(self._cells)}", now=self._cells[key].label)
+
+
+def _wait(futures: Sequence[Future[None]], stop: StopRequest) -> None:
+    """Until all have ended or Ctrl-C came; raises what one of them raised."""
+    pending = set(futures)
+    while pending and not stop:
+        ended, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_COMPLETED)
+        for future in ended:
+            future.result()
+
+
+def _start(
+    worker: str, cell: Cell, folder: Path, variables: Mapping[str, str], own_session: bool
+) -> subprocess.Popen[str]:
     words = [sys.executable, "-m", worker, json.dumps(asdict(cell.job)), str(folder)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    # In a session of its own a process does not get the terminal's Ctrl-C besides ours, which would be its second.
+    return subprocess.Popen(
+        words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=variables, start_new_session=own_session
+    )
 
 
-def _follow(process: subprocess.Popen[str], on_step: Callable[[int], None]) -> tuple[Line | None, str]:
+def _follow(process: subprocess.Popen[str], on_step: Callable[[dict[str, Any]], None]) -> tuple[Line | None, str]:
     """Read a worker's lines until it ends; returns its result, or None and the end of what it said."""
     assert process.stdout is not None
     assert process.stderr is not None
@@ -146,7 +263,7 @@ def _follow(process: subprocess.Popen[str], on_step: Callable[[int], None]) -> t
     for line in process.stdout:
         message = json.loads(line) if line.startswith("{") else {}
         if "step" in message:
-            on_step(message["step"])
+            on_step(message)
         result = message.get("result", result)
     code = process.wait()
     drain.join()

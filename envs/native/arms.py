@@ -5,13 +5,20 @@ Source: ``reacher_v5.py``, ``pusher_v5.py`` in ``gymnasium.envs.mujoco``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
+from r2vpo.envs.native.simulations import Simulations
 from r2vpo.envs.native.task import Outcome, Task, never, squared_sums
 
 
 class Reacher(Task):
     """Distance of the fingertip from the target, and effort."""
+
+    def __init__(self, env: Any, simulations: Simulations) -> None:
+        super().__init__(env, simulations)
+        self._bodies: dict[str, int] = {}
 
     def after(self, before: None, actions: np.ndarray) -> Outcome:
         """See :class:`Task`."""
@@ -24,7 +31,9 @@ class Reacher(Task):
         return np.concatenate(observed, axis=1), rewards, never(len(qpos))
 
     def _body(self, name: str) -> int:
-        return self.simulations.model.body(name).id
+        if name not in self._bodies:
+            self._bodies[name] = self.simulations.model.body(name).id
+        return self._bodies[name]
 
 
 class Pusher(Reacher):

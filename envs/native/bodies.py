@@ -7,9 +7,13 @@ positions of bodies, which MuJoCo leaves where they were before the last substep
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from r2vpo.envs.native.task import Outcome, Task, flat, inside, never, squared_sums
+from r2vpo.envs.checks import all_finite
+from r2vpo.envs.native.simulations import Simulations
+from r2vpo.envs.native.task import Outcome, Task, clipped, finite_rows, flat, inside, never, squared_sums
 
 
 class Ant(Task):
@@ -22,18 +26,27 @@ class Ant(Task):
         "_terminate_when_unhealthy",
     )
 
+    def __init__(self, env: Any, simulations: Simulations) -> None:
+        super().__init__(env, simulations)
+        self._torso = simulations.model.body(env._main_body).id
+
     def before(self) -> np.ndarray:
         """Position of the torso along x, ``[N]``."""
-        return self.read("xpos")[:, self.simulations.model.body(self.env._main_body).id, 0]
+        return self.torso_x().copy()
+
+    def torso_x(self) -> np.ndarray:
+        """``[N]``, a view."""
+        return self.read("xpos")[:, self._torso, 0]
 
     def after(self, before: np.ndarray, actions: np.ndarray) -> Outcome:
         """See :class:`Task`."""
         qpos, qvel = self.read("qpos"), self.read("qvel")
         low, high = self.env._healthy_z_range
-        healthy = np.isfinite(qpos).all(axis=1) & np.isfinite(qvel).all(axis=1)
-        healthy &= (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
-        forces = np.clip(self.read("cfrc_ext"), *self.env._contact_force_range)
-        forward_reward = (self.before() - before) / self.env.dt * self.env._forward_reward_weight
+        healthy = (low <= qpos[:, 2]) & (qpos[:, 2] <= high)
+        if not (all_finite(qpos) and all_finite(qvel)):
+            healthy &= finite_rows(qpos) & finite_rows(qvel)
+        forces = clipped(self.read("cfrc_ext"), *self.env._contact_force_range)
+        forward_reward = (self.torso_x() - before) / self.dt * self.env._forward_reward_weight
         control_cost = self.env._ctrl_cost_weight * squared_sums(actions)
         contact_cost = self.env._contact_cost_weight * squared_sums(forces)
         rewards = forward_reward + healthy * self.env._healthy_reward - (control_cost + contact_cost)
@@ -72,16 +85,19 @@ class Humanoid(HumanoidBase):
 
     required = (*HumanoidBase.required, "_terminate_when_unhealthy")
 
+    def __init__(self, env: Any, simulations: Simulations) -> None:
+        super().__init__(env, simulations)
+        self._masses = simulations.model.body_mass[:, None].copy()
+        self._total_mass = np.sum(self._masses)
+
     def before(self) -> np.ndarray:
         """Position of the centre of mass along x, ``[N]``."""
-        from gymnasium.envs.mujoco.humanoid_v5 import mass_center
-
-        return np.array([mass_center(self.simulations.model, data)[0] for data in self.simulations.datas])
+        return (np.add.reduce(self._masses * self.read("xipos"), axis=1) / self._total_mass)[:, 0]
 
     def after(self, before: np.ndarray, actions: np.ndarray) -> Outcome:
         """See :class:`Task`."""
         healthy = inside(self.read("qpos")[:, 2], self.env._healthy_z_range)
-        forward_reward = self.env._forward_reward_weight * ((self.before() - before) / self.env.dt)
+        forward_reward = self.env._forward_reward_weight * ((self.before() - before) / self.dt)
         costs = self.control_cost() + self.force_cost(self.env._contact_cost_weight, self.env._contact_cost_range)
         rewards = forward_reward + healthy * self.env._healthy_reward - costs
         return self.observe(), rewards, ~healthy
@@ -90,9 +106,13 @@ class Humanoid(HumanoidBase):
 class HumanoidStandup(HumanoidBase):
     """Height over the length of a substep, minus effort and contact forces; never terminates."""
 
+    def __init__(self, env: Any, simulations: Simulations) -> None:
+        super().__init__(env, simulations)
+        self._timestep = simulations.model.opt.timestep
+
     def after(self, before: None, actions: np.ndarray) -> Outcome:
         """See :class:`Task`."""
-        height_reward = self.read("qpos")[:, 2] / self.simulations.model.opt.timestep
+        height_reward = self.read("qpos")[:, 2] / self._timestep
         impact_cost = self.force_cost(self.env._impact_cost_weight, self.env._impact_cost_range)
         # uph_cost_weight exists in Gymnasium and has no effect there either.
         return self.observe(), height_reward - self.control_cost() - impact_cost + 1, never(len(actions))

@@ -7,14 +7,16 @@ Gymnasium draws, and a state saved by either engine loads in the other.
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
-from r2vpo.envs.checks import raised_in, require_finite
+from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import make_env
+from r2vpo.envs.native.clock import EpisodeClock
 from r2vpo.envs.native.simulations import Simulations
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
 from r2vpo.envs.native.workers import default_threads
@@ -39,6 +41,9 @@ class NativeVectorEnv:
         ConfigError: ``num_envs`` or ``threads`` below 1.
     """
 
+    restores_episodes: ClassVar[bool] = True
+    """Whether episodes under way go on where a saved state left them."""
+
     def __init__(self, env_id: str, num_envs: int, threads: int | None = None) -> None:
         reason = reason_against(env_id)
         if reason is not None:
@@ -59,9 +64,11 @@ class NativeVectorEnv:
         self._simulations = Simulations(self._base.model, num_envs, threads, task.reads_contact_forces)
         self._task = task(self._base, self._simulations)
         self._generators = [np_random()[0] for _ in range(num_envs)]
-        self._elapsed = np.zeros(num_envs, dtype=np.int64)
-        self._max_steps = self._env.spec.max_episode_steps
-        self._observations = np.empty((num_envs, *self.observation_space.shape))
+        self._episodes = EpisodeClock(num_envs, self._env.spec.max_episode_steps)
+        self._substeps = self._base.frame_skip
+        self._actions_shape = (num_envs, *self.action_space.shape)
+        self.observations = np.empty((num_envs, *self.observation_space.shape))
+        """``[N, D]``, what to act on next."""
 
     def reset(self, seed: int) -> np.ndarray:
         """Start new episodes, each environment with a seed of its own, the one that ``VectorEnv`` gives it.
@@ -71,9 +78,9 @@ class NativeVectorEnv:
         """
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
-            self._observations[i] = self._reset_one(i, int(seeds[i]))
-        require_finite(self.name, self.num_envs, "observation", self._observations)
-        return self._observations.copy()
+            self.observations[i] = self._reset_one(i, int(seeds[i]))
+        require_finite(self.name, self.num_envs, "observation", self.observations)
+        return self.observations.copy()
 
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in each environment with actions ``[N, A]``.
@@ -83,25 +90,26 @@ class NativeVectorEnv:
         """
         # Sums along the rows have Gymnasium's order only when the rows are contiguous.
         actions = np.ascontiguousarray(actions)
-        if actions.shape != (self.num_envs, *self.action_space.shape):
-            expected = (self.num_envs, *self.action_space.shape)
-            raise EnvironmentFailure(f"{self.name} got actions of shape {actions.shape} instead of {expected}")
+        if actions.shape != self._actions_shape:
+            expected = f"of shape {actions.shape} instead of {self._actions_shape}"
+            raise EnvironmentFailure(f"{self.name} got actions {expected}")
         before = self._task.before()
-        failure = self._simulations.step(actions, self._base.frame_skip)
+        failure = self._simulations.step(actions, self._substeps)
         if failure is not None:
             raise raised_in(self.name, failure[0], self.num_envs, "step", failure[1]) from failure[1]
         observations, rewards, terminated = self._task.after(before, actions)
-        self._elapsed += 1
-        truncated = self._elapsed >= self._max_steps
+        truncated = self._episodes.tick()
         finals: dict[int, np.ndarray] = {}
-        for i in np.flatnonzero(terminated | truncated).tolist():
-            finals[i] = observations[i].copy()
-            observations[i] = self._reset_one(i)
+        ended = (terminated | truncated).tolist()
+        if True in ended:
+            for i in itertools.compress(range(self.num_envs), ended):
+                finals[i] = observations[i].copy()
+                observations[i] = self._reset_one(i)
         require_finite(self.name, self.num_envs, "reward", rewards)
         require_finite(self.name, self.num_envs, "observation", observations)
         for i, final in finals.items():
             require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
-        self._observations = observations
+        self.observations = observations
         return VectorStep(observations.copy(), rewards, terminated, truncated, finals)
 
     def state_dict(self) -> dict[str, Any]:
@@ -110,7 +118,7 @@ class NativeVectorEnv:
         for i in range(self.num_envs):
             self._lend(i)
             envs.append(capture_state(self._env))
-        return {"envs": envs, "observations": self._observations.copy()}
+        return {"envs": envs, "observations": self.observations.copy()}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Restore what :meth:`state_dict` returned, here or in a ``VectorEnv``.
@@ -121,13 +129,11 @@ class NativeVectorEnv:
         Raises:
             ValueError: The environments differ from the captured ones.
         """
-        if len(state["envs"]) != self.num_envs:
-            raise ValueError(f"{len(state['envs'])} environments were saved, there are {self.num_envs}")
-        for i, saved in enumerate(state["envs"]):
+        for i, saved in enumerate(saved_environments(state, self.num_envs)):
             self._lend(i)
             restore_state(self._env, saved)
-            self._elapsed[i] = self._clock._elapsed_steps or 0
-        self._observations[:] = state["observations"]
+            self._episodes.put(i, self._clock._elapsed_steps or 0)
+        self.observations[:] = state["observations"]
         return sorted({name for saved in state["envs"] for name in saved["unknown"]})
 
     def close(self) -> None:
@@ -138,7 +144,7 @@ class NativeVectorEnv:
     def _lend(self, index: int) -> None:
         self._base.data = self._simulations.datas[index]
         self._base.np_random = self._generators[index]
-        self._clock._elapsed_steps = int(self._elapsed[index])
+        self._clock._elapsed_steps = self._episodes.elapsed(index)
 
     def _reset_one(self, index: int, seed: int | None = None) -> np.ndarray:
         """New episode in one environment; its first observation, ``[D]``."""
@@ -148,7 +154,7 @@ class NativeVectorEnv:
         except Exception as error:
             raise raised_in(self.name, index, self.num_envs, "reset", error) from error
         self._generators[index] = self._base.np_random
-        self._elapsed[index] = 0
+        self._episodes.put(index)
         return observation
 
 

@@ -32,14 +32,16 @@ class Simulations:
         self._step, self._contact_forces = mujoco.mj_step, mujoco.mj_rnePostConstraint if contact_forces else None
         self._workers = WorkerPool(threads)
         self._controls = [data.ctrl for data in self.datas]
-        self._fields: dict[str, list[np.ndarray]] = {}
+        self._fields: dict[str, tuple[list[np.ndarray], np.ndarray]] = {}
 
     def read(self, field: str) -> np.ndarray:
-        """A copy of one array of every ``MjData``: ``[N, ...]``."""
+        """One array of every ``MjData``, ``[N, ...]``, to be copied by who needs it beyond the next step or read."""
         if field not in self._fields:
             # Views of MuJoCo's own memory, which stays where it is for the life of an MjData.
-            self._fields[field] = [getattr(data, field)[None] for data in self.datas]
-        return np.concatenate(self._fields[field])
+            views = [getattr(data, field)[None] for data in self.datas]
+            self._fields[field] = views, np.concatenate(views) if len(views) > 1 else views[0]
+        views, rows = self._fields[field]
+        return rows if len(views) == 1 else np.concatenate(views, out=rows)
 
     def step(self, controls: np.ndarray, substeps: int) -> Failure | None:
         """Apply controls ``[N, nu]`` for a number of substeps, in every simulation.
@@ -50,12 +52,14 @@ class Simulations:
         for control, row in zip(self._controls, controls, strict=True):
             control[:] = row
 
-        def advance(i: int) -> None:
-            self._step(self.model, self.datas[i], substeps)
-            if self._contact_forces is not None:
-                self._contact_forces(self.model, self.datas[i])
+        step, contact_forces, model, datas = self._step, self._contact_forces, self.model, self.datas
 
-        return self._workers.run(advance, len(self.datas))
+        def advance(i: int) -> None:
+            step(model, datas[i], substeps)
+            if contact_forces is not None:
+                contact_forces(model, datas[i])
+
+        return self._workers.run(advance, len(datas))
 
     def close(self) -> None:
         """End the threads; further steps run on the caller's."""

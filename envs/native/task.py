@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
@@ -33,9 +34,11 @@ class Task(ABC):
         self.env = env
         self.simulations = simulations
         self.read = simulations.read
+        self.dt: float = env.dt
+        """Seconds of a step; Gymnasium works it out anew, slowly, at each use."""
 
     def before(self) -> np.ndarray | None:
-        """What the reward compares with the state after the step, ``[N, ...]``."""
+        """What the reward compares with the state after the step, ``[N, ...]``: a copy, which the step leaves alone."""
         return None
 
     @abstractmethod
@@ -50,13 +53,35 @@ def never(count: int) -> np.ndarray:
 
 def squared_sums(values: np.ndarray) -> np.ndarray:
     """Sum of the squares of each row: ``[N, ...]`` to ``[N]``."""
-    return np.square(values).reshape(len(values), -1).sum(axis=1)
+    squares = np.square(values)
+    return np.add.reduce(squares if squares.ndim == 2 else flat(squares), axis=1)
+
+
+def finite_rows(values: np.ndarray) -> np.ndarray:
+    """Whether all of ``[N, K]`` in a row is finite, ``[N]``."""
+    return np.logical_and.reduce(np.isfinite(values), axis=1)
 
 
 def inside(values: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
     """Whether values lie strictly between two limits, elementwise."""
     low, high = limits
     return (low < values) & (values < high)
+
+
+def rows_inside(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Whether all of ``[N, K]`` in a row lies strictly between the limits ``[1, K]``, ``[N]``."""
+    return np.logical_and.reduce((low < values) & (values < high), axis=1)
+
+
+def clipped(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """What ``numpy.clip`` returns, for arrays so small that its Python is what costs."""
+    return np.minimum(np.maximum(values, weak(low, values.dtype)), weak(high, values.dtype))
+
+
+@functools.cache
+def weak(number: float, dtype: np.dtype) -> np.ndarray:
+    """A number as Python's float takes part in arithmetic with this type: rounded to it. An array converts no more."""
+    return np.array(number, dtype=dtype)
 
 
 def flat(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from queue import SimpleQueue
 
 Failure = tuple[int, Exception]
@@ -36,6 +36,8 @@ class WorkerPool:
         Returns:
             A failure, or None. A thread that fails takes no further indices.
         """
+        if self.threads == 1:
+            return _work(function, range(count))
         # One iterator for all threads: whoever is free takes the next index. Under the interpreter's lock, taking
         # it is atomic.
         indices = iter(range(count))
@@ -56,7 +58,7 @@ def default_threads(num_envs: int) -> int:
     return max(1, min(cores, num_envs // 4))
 
 
-def _work(function: Callable[[int], None], indices: Iterator[int]) -> Failure | None:
+def _work(function: Callable[[int], None], indices: Iterable[int]) -> Failure | None:
     for i in indices:
         try:
             function(i)

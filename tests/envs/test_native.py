@@ -215,7 +215,7 @@ def test_threads_end_with_their_environments():
     ("env", "num_envs", "engine", "expected", "reason"),
     [
         ("Reacher-v5", 2, "auto", "native", "covers Reacher-v5"),
-        ("Reacher-v5", 1, "auto", "gymnasium", "single environment"),
+        ("Reacher-v5", 1, "auto", "native", "covers Reacher-v5"),
         ("Reacher-v5", 1, "native", "native", "asked for"),
         ("Reacher-v5", 2, "gymnasium", "gymnasium", "asked for"),
         ("Pendulum-v1", 2, "auto", "gymnasium", "no vectorised code for Pendulum-v1"),
