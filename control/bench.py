@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tyro
@@ -41,6 +41,11 @@ class BenchCommand:
 
     env: tuple[str, ...] = ("HalfCheetah-v5",)
     """Tasks."""
+    measure: tuple[
+        Literal["sb3-1", "sb3-8", "physics", "budget-1", "budget-1-overlap", "budget", "budget-overlap", "fast"], ...
+    ] = tuple(LABELS)
+    """What to measure. budget is training at SB3's own update budget; sb3-1 and sb3-8 are SB3 PPO with 1 and 8
+    environments, physics is mujoco.rollout alone."""
     alternations: int = 5
     """Rounds in which each is measured once, in a process of its own."""
     steps: int = 10_240
@@ -59,10 +64,10 @@ def main(arguments: Sequence[str]) -> int:
 
     require_installed("sb3-ppo")
     rounds: dict[str, list[dict[str, Measurement]]] = {env: [] for env in command.env}
-    with LiveLine(len(command.env) * command.alternations * len(LABELS), "measurements") as line:
+    with LiveLine(len(command.env) * command.alternations * len(command.measure), "measurements") as line:
         for env, done in rounds.items():
             for _ in range(command.alternations):
-                done.append(_one_round(env, command.steps, line))
+                done.append(_one_round(env, command.measure, command.steps, line))
                 _write(command, arguments, rounds)
     print_table(summarise(rounds))
     return 0
@@ -70,7 +75,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def summarise(rounds: dict[str, list[dict[str, Measurement]]]) -> list[dict[str, Any]]:
     """One case for each task and pair of :data:`RATIOS`: medians, and the ratios of each round."""
-    return [_case(env, ours, peer, done) for env, done in rounds.items() for ours, peer in RATIOS if done]
+    return [
+        _case(env, ours, peer, done)
+        for env, done in rounds.items()
+        for ours, peer in RATIOS
+        if done and ours in done[0] and peer in done[0]
+    ]
 
 
 def print_table(cases: Sequence[dict[str, Any]]) -> None:
@@ -107,9 +117,9 @@ def _case(env: str, ours: str, peer: str, done: Sequence[dict[str, Measurement]]
     return case
 
 
-def _one_round(env: str, steps: int, line: LiveLine) -> dict[str, Measurement]:
+def _one_round(env: str, names: Sequence[str], steps: int, line: LiveLine) -> dict[str, Measurement]:
     results = {}
-    for name in LABELS:
+    for name in names:
         results[name] = _in_own_process(name, env, steps * (OURS_TAKES if name in OURS or name == "physics" else 1))
         line.update(line.done + 1, now=f"{env} {name}", last=f"{results[name]['steps_per_second']:,.0f} steps/s")
     return results
@@ -134,6 +144,7 @@ def _write(command: BenchCommand, arguments: Sequence[str], rounds: dict[str, li
     document = {
         "command": shlex.join(["r2vpo", "bench", "control", *arguments]),
         "cases": summarise(rounds),
+        "rounds": rounds,
         "versions": package_versions(),
         "machine": machine_description(),
         "commit": source_commit(),

@@ -21,8 +21,8 @@ def plot_speed(rounds: dict[str, Sequence[dict[str, Measurement]]], path: Path) 
 
     tasks = {env: done for env, done in rounds.items() if done}
     figure = Figure(figsize=(9.0, 0.6 + 2.8 * len(tasks)), layout="constrained")
-    names = list(LABELS)
     for axes, (env, done) in zip(np.atleast_1d(figure.subplots(len(tasks))), tasks.items(), strict=True):
+        names = [name for name in LABELS if name in done[0]]
         speeds = {name: [one[name]["steps_per_second"] for one in done] for name in names}
         medians = [float(np.median(speeds[name])) for name in names]
         spread = [
@@ -32,8 +32,9 @@ def plot_speed(rounds: dict[str, Sequence[dict[str, Measurement]]], path: Path) 
         colors = ["0.75" if name == PHYSICS else "tab:orange" if name in PEERS else "tab:blue" for name in names]
         axes.barh(range(len(names)), medians, xerr=spread, color=colors, height=0.7)
         for row, (name, median) in enumerate(zip(names, medians, strict=True)):
-            times = median / medians[names.index("sb3-1")]
-            text = f" {median:,.0f}" + ("" if name == "sb3-1" else f"  ({times:.1f}×)")
+            text = f" {median:,.0f}"
+            if "sb3-1" in names and name != "sb3-1":
+                text += f"  ({median / medians[names.index('sb3-1')]:.1f}×)"
             axes.text(max(speeds[name]), row, text, va="center", fontsize=8)
         axes.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=8)
         axes.invert_yaxis()

@@ -27,7 +27,7 @@ PHYSICS_ENVS = 64
 
 Measurement = dict[str, Any]
 """``steps_per_second``, ``peak_mb`` (resident memory of the process and its children), and for our own
-trainer ``seconds_per_step``: the time of an environment step, split into ``environments``, ``inference``, ``learning``."""
+trainer ``seconds_per_step``: an environment step's time in ``environments``, ``inference`` and ``learning``."""
 
 OURS: dict[str, dict[str, Any]] = {
     "budget-1": {**SB3_BUDGET, "num_envs": 1, "rollout_steps": 2048},

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from r2vpo.control.commands import CompareCommand, EvaluateCommand, ResumeCommand, TrainCommand
-from r2vpo.control.config import Algo, ControlConfig, ObjectiveName
+from r2vpo.control.config import Algo, ControlConfig, ObjectiveName, Preset
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.errors import CheckpointError, R2VPOError
 
@@ -46,8 +46,9 @@ class _PresetKey:
     """The arguments that choose a preset."""
 
     env: str = ControlConfig.env
-    algo: Algo = ControlConfig.algo
+    algo: Algo | None = None
     objective: ObjectiveName = ControlConfig.objective
+    preset: Preset = ControlConfig.preset
 
 
 def _train(arguments: list[str]) -> int:
@@ -57,7 +58,8 @@ def _train(arguments: list[str]) -> int:
     key, _ = tyro.cli(
         _PresetKey, args=without_help, return_unknown_args=True, add_help=False, prog="r2vpo control train"
     )
-    preset = TrainCommand(**config_dict(resolve_config(asdict(key))))
+    given = {name: value for name, value in asdict(key).items() if value is not None}
+    preset = TrainCommand(**config_dict(resolve_config(given)))
     command = tyro.cli(
         TrainCommand, args=arguments, default=preset, prog="r2vpo control train", config=(tyro.conf.OmitArgPrefixes,)
     )
