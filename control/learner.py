@@ -145,7 +145,7 @@ class Learner:
         order = self.buffer.minibatches(batch_size * together, -(-self._gradient_steps() // together), self.generator)
         left = self._gradient_steps()
         for index in order:
-            gathered = {name: values[index].split(batch_size) for name, values in samples.items()}
+            gathered = {name: values.index_select(0, index).split(batch_size) for name, values in samples.items()}
             for i in range(min(left, together)):
                 yield {name: parts[i] for name, parts in gathered.items()}
             left -= together
