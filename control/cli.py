@@ -148,7 +148,8 @@ def _report(path: Path, json_copy: Path | None) -> None:
             f"evaluation  {summary['eval_return_mean']:.1f} ± {summary['eval_return_std']:.1f} over "
             f"{summary['eval_episodes']} episodes (sampling actions: {summary['eval_return_mean_stochastic']:.1f})"
         )
-    print(f"trained     {summary['train_seconds']:.0f} s, {summary['steps_per_second']:,.0f} steps/s")
+    steps = f"gradient steps {summary['gradient_step']['kind']}"
+    print(f"trained     {summary['train_seconds']:.0f} s, {summary['steps_per_second']:,.0f} steps/s, {steps}")
     for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", "video.mp4"), ("model", CHECKPOINT)):
         if (path / file).exists():
             print(f"{name:<12}{path / file}")

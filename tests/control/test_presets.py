@@ -1,0 +1,45 @@
+"""Which settings fill in what is not given."""
+
+import json
+
+import pytest
+
+from r2vpo.cli import main
+from r2vpo.control.config import ControlConfig
+from r2vpo.control.presets import FAST, OFF_POLICY, ON_POLICY, PRESETS, resolve_config
+from r2vpo.errors import ConfigError
+
+
+def chosen(**settings):
+    return resolve_config({"env": "Hopper-v5", **settings})
+
+
+def test_algorithms_have_presets_of_their_own():
+    for settings, expected in (({}, OFF_POLICY), ({"algo": "on-policy"}, ON_POLICY), ({"preset": "fast"}, FAST)):
+        config = chosen(**settings)
+        assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_fast_is_on_policy_unless_told_otherwise():
+    assert chosen(preset="fast").algo == "on-policy"
+    replayed = chosen(preset="fast", algo="off-policy")
+    assert (replayed.algo, replayed.num_envs, replayed.stored_iterations) == ("off-policy", FAST["num_envs"], 4)
+
+
+def test_what_is_given_wins():
+    assert chosen(preset="fast", num_envs=32, learning_rate=5e-4).num_envs == 32
+    assert resolve_config({"env": "HalfCheetah-v5"}).delta == PRESETS["HalfCheetah-v5"].off_policy["delta"]
+    assert resolve_config({"env": "HalfCheetah-v5", "delta": 0.5}).delta == 0.5
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match=r"preset='quick'.*default, fast"):
+        ControlConfig(preset="quick")
+
+
+def test_command_line_takes_the_preset(tmp_path):
+    words = ["--env", "Pendulum-v1", "--preset", "fast", "--total-steps", "1", "--eval-episodes", "0", "--quiet"]
+    assert main(["control", "train", *words, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name: config[name] for name in FAST} == {**FAST, **({"epochs": 1} if "epochs" in FAST else {})}
+    assert config["algo"] == "on-policy"
