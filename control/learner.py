@@ -127,14 +127,17 @@ class Learner:
         )
         normalize = self.config.normalize_advantages
         num_samples = rollout["done"].numel()
+        # Collected ahead, even the newest rollout is by the policy of one update ago.
+        newest_is_stale = self.config.overlap
         if self.config.replay_advantages == "stored":
-            fresh = join_samples([estimator.estimate(rollout, stale=False)], normalize)
+            fresh = join_samples([estimator.estimate(rollout, newest_is_stale)], normalize)
             self.buffer.add(fresh, num_samples)
             samples = join_samples(self.buffer.iterations, normalize_advantages=False)
         else:
             self.buffer.add(rollout, num_samples)
             *older, newest = self.buffer.iterations
-            parts = [estimator.estimate(r, stale=True) for r in older] + [estimator.estimate(newest, stale=False)]
+            parts = [estimator.estimate(rollout, stale=True) for rollout in older]
+            parts.append(estimator.estimate(newest, newest_is_stale))
             samples = join_samples(parts, normalize)
         return {**samples, "age": self.buffer.ages()}
 
