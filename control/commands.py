@@ -67,7 +67,7 @@ class CompareCommand:
     """Train several algorithms on the same tasks, steps and seeds, and evaluate all of them alike.
 
     Ours: r2vpo-off (also r2vpo), r2vpo-on, ppo, ppo-replay, clip_higher, gppo, topr, spo, cispo, gspo, none; and for
-    speed r2vpo-on-overlap, r2vpo-fast, ppo-fast.
+    speed r2vpo-off-overlap, r2vpo-on-overlap, r2vpo-fast, ppo-fast.
     Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3.
     Interrupted, the same command goes on where it stopped.
     """

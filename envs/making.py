@@ -11,6 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from r2vpo.envs.tasks.registration import register_tasks
+from r2vpo.envs.tasks.robotics import flatten_goal, register_robotics
 from r2vpo.errors import ConfigError
 
 EnvSource = str | Callable[[], gym.Env]
@@ -23,19 +25,24 @@ _KNOWN_MODEL_WARNING = "settotalmass"
 def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
     """Make one environment.
 
+    Tasks of :mod:`r2vpo.envs.tasks` and, where it is installed, of gymnasium-robotics need no import. Goal-conditioned
+    ones of the latter get flat observations (see :func:`r2vpo.envs.tasks.robotics.flatten_goal`).
+
     Args:
         env: A Gymnasium id, or a function without arguments that returns a new environment.
         render_mode: Passed to :func:`gymnasium.make`; ignored when ``env`` is a function.
         kwargs: Further arguments of the environment.
 
     Raises:
-        ConfigError: Unknown id; the message names the closest known ones.
+        ConfigError: Unknown id; the message names the closest known ones, or the package that is missing.
     """
     if not isinstance(env, str):
         return env()
+    register_tasks()
+    register_robotics(env)
     with _quiet_model_warning():
         try:
-            return gym.make(env, render_mode=render_mode, disable_env_checker=True, **kwargs)
+            return flatten_goal(gym.make(env, render_mode=render_mode, disable_env_checker=True, **kwargs))
         except (gym.error.NameNotFound, gym.error.VersionNotFound, gym.error.NamespaceNotFound) as error:
             raise ConfigError("env", env, f"an id registered with Gymnasium{_suggestion(env)}") from error
         except gym.error.Error as error:

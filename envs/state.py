@@ -2,8 +2,12 @@
 
 Gymnasium has no interface for this. What an environment can change is found in three places: the arrays of its
 ``MjData`` (all of them: rewards may read quantities that lag the physics by a substep), the plain attributes of the
-environment and of each wrapper (elapsed steps, for example), and its random generator. An environment that keeps
-state elsewhere, such as Box2D bodies, is recognised and reported as not exact.
+environment and of each wrapper (elapsed steps, for example), and its random generator. An environment inside the
+environment, as in the mazes of gymnasium-robotics, is saved with it in the same way. An environment that keeps state
+elsewhere, such as Box2D bodies, is recognised and reported as not exact.
+
+The model is not saved. An environment or wrapper that changes it keeps what it has drawn in plain attributes and has a
+method ``restored()``, without arguments, which is called after everything else is restored and applies them again.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ import numpy as np
 from r2vpo.checkpoint import generator_state, restore_generator
 
 _NEVER_STATE = {"env", "_saved_kwargs", "_np_random", "spec", "_cached_spec", "metadata", "_metadata", "model", "data"}
+# How an environment was made, which may name files of this process.
+_NEVER_STATE |= {"fullpath", "tmp_xml_file_path", "_ezpickle_args", "_ezpickle_kwargs"}
 _STATIC_TYPES = (
     gym.spaces.Space,
     gym.envs.registration.EnvSpec,
@@ -27,7 +33,12 @@ _STATIC_TYPES = (
     types.ModuleType,
     type,
 )
-_STATIC_MODULES = ("gymnasium.envs.mujoco.mujoco_rendering",)
+_STATIC_MODULES = (
+    "gymnasium.envs.mujoco.mujoco_rendering",
+    "gymnasium_robotics.envs.maze.maze",
+    "gymnasium_robotics.envs.maze.maze_v4",
+    "gymnasium_robotics.utils.mujoco_utils",
+)
 
 
 def capture_state(env: gym.Env) -> dict[str, Any]:
@@ -35,24 +46,30 @@ def capture_state(env: gym.Env) -> dict[str, Any]:
 
     Returns:
         ``layers`` (attributes, outermost wrapper first), ``physics`` (bytes of ``MjData``, uint8, or None),
-        ``random`` and ``unknown`` (attributes that could not be captured; empty when the capture is exact).
+        ``random``, ``unknown`` (attributes that could not be captured; empty when the capture is exact) and, where
+        the environment has others inside, ``inner`` (their states by attribute).
     """
     layers, unknown = [], []
+    inside = _inner(env)
     for layer in _layers(env):
         kept = {}
         for name, value in vars(layer).items():
-            if name in _NEVER_STATE or _is_static(value):
+            if name in _NEVER_STATE or _is_static(value) or any(value is other for other in inside.values()):
                 continue
             if _is_plain(value):
                 kept[name] = copy.deepcopy(value)
             else:
                 unknown.append(f"{type(layer).__name__}.{name}")
         layers.append(kept)
+    inner = {name: capture_state(other) for name, other in inside.items()}
+    for state in inner.values():
+        unknown += state["unknown"]
     return {
         "layers": layers,
         "physics": _pack_physics(env),
         "random": generator_state(env.unwrapped.np_random),
         "unknown": unknown,
+        **({"inner": inner} if inner else {}),
     }
 
 
@@ -62,13 +79,20 @@ def restore_state(env: gym.Env, state: dict[str, Any]) -> None:
     Raises:
         ValueError: The environment differs from the captured one (other wrappers, another model).
     """
-    layers = list(_layers(env))
+    layers, inside = list(_layers(env)), _inner(env)
+    if inside.keys() != state.get("inner", {}).keys():
+        raise ValueError("one of the environments has another environment inside and the other has not")
     if len(layers) != len(state["layers"]):
         raise ValueError(f"the environment has {len(layers)} layers of wrappers, the saved one {len(state['layers'])}")
     for layer, attributes in zip(layers, state["layers"], strict=True):
         vars(layer).update(copy.deepcopy(attributes))
     _unpack_physics(env, state["physics"])
     restore_generator(env.unwrapped.np_random, state["random"])
+    for name, other in inside.items():
+        restore_state(other, state["inner"][name])
+    for layer in layers:
+        if callable(getattr(type(layer), "restored", None)):
+            layer.restored()
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
@@ -76,6 +100,12 @@ def _layers(env: gym.Env) -> Iterator[gym.Env]:
     while isinstance(env, gym.Wrapper):
         env = env.env
         yield env
+
+
+def _inner(env: gym.Env) -> dict[str, gym.Env]:
+    """Environments that the innermost one has as attributes."""
+    base = env.unwrapped
+    return {name: value for name, value in vars(base).items() if isinstance(value, gym.Env) and value is not base}
 
 
 def _is_plain(value: Any) -> bool:
@@ -103,7 +133,11 @@ def _physics_fields(env: gym.Env) -> list[str]:
 
 
 def _is_mujoco(env: gym.Env) -> bool:
-    return type(getattr(env.unwrapped, "data", None)).__name__ == "MjData"
+    """Whether the environment has an ``MjData`` of its own, not that of an environment inside."""
+    data = getattr(env.unwrapped, "data", None)
+    if type(data).__name__ != "MjData":
+        return False
+    return all(getattr(other.unwrapped, "data", None) is not data for other in _inner(env).values())
 
 
 def _pack_physics(env: gym.Env) -> dict[str, Any] | None:

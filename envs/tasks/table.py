@@ -1,0 +1,94 @@
+"""The tasks in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the list."""
+
+    id: str
+    """Gymnasium id."""
+    kind: Literal["dense", "sparse", "dynamic"]
+    observations: int
+    """Size of an observation."""
+    actions: int
+    """Size of an action."""
+    reward: str
+    """Of one step."""
+    difficulty: str
+    """What makes it hard."""
+    success: str
+    """When an episode succeeds; empty where the task has no such notion."""
+
+
+_PROGRESS = "forward speed, less control costs"
+_HEALTHY = "forward speed and 1 for staying healthy, less control costs"
+_BODY = "forward speed and a bonus for staying healthy, less control and contact costs"
+_TO_THE_END = "still healthy when the time limit cuts the episode"
+
+TASKS: tuple[Task, ...] = (
+    Task("HalfCheetah-v5", "dense", 17, 6, _PROGRESS, "local optima: it can slide on its back", ""),
+    Task("Hopper-v5", "dense", 11, 3, _HEALTHY, "falls end the episode", ""),
+    Task("Walker2d-v5", "dense", 17, 6, _HEALTHY, "falls end the episode; two legs to coordinate", ""),
+    Task("Ant-v5", "dense", 105, 8, _BODY, "three dimensions, contact forces in the observation", ""),
+    Task("Humanoid-v5", "dense", 348, 17, _BODY, "many joints, and it falls at once", ""),
+    Task(
+        "r2vpo/SparseHalfCheetah-v0",
+        "sparse",
+        18,
+        6,
+        "1 more than 5 m ahead of the start, else 0",
+        "no reward before 5 m, and no cost of moving",
+        "more than 5 m ahead in the last step",
+    ),
+    Task(
+        "r2vpo/SparseReacher-v0",
+        "sparse",
+        10,
+        2,
+        "1 while the fingertip is within 20 mm of the target, else 0",
+        "the target is small and another one in each episode",
+        "within 20 mm in the last step",
+    ),
+    Task(
+        "r2vpo/SparseCartPoleSwingUp-v0",
+        "sparse",
+        5,
+        1,
+        "1 while the pole is within 15° of upright and the cart within 1 m of the middle, else 0",
+        "many swings before the first reward, then balance at high speed",
+        "upright in each of the last 100 steps",
+    ),
+    Task(
+        "r2vpo/HopperShift-v0",
+        "dynamic",
+        11,
+        3,
+        "as Hopper-v5",
+        "mass, friction and gravity are drawn for each episode and hidden",
+        _TO_THE_END,
+    ),
+    Task(
+        "r2vpo/Walker2dGust-v0",
+        "dynamic",
+        17,
+        6,
+        "as Walker2d-v5",
+        "hidden pushes on the torso at random times",
+        _TO_THE_END,
+    ),
+)
+
+
+def markdown_table() -> str:
+    """The list as the Markdown table of the documentation."""
+    head = ["id", "kind", "obs.", "act.", "reward of a step", "what makes it hard", "an episode succeeds if"]
+    rows = [
+        [f"`{t.id}`", t.kind, str(t.observations), str(t.actions), t.reward, t.difficulty, t.success or "(undefined)"]
+        for t in TASKS
+    ]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
