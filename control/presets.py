@@ -38,9 +38,9 @@ FAST = {
 }
 """The same 2048 steps an iteration from 64 environments, and 40 gradient steps on 256 samples instead of 320 on 64.
 
-On seeds 100 and 101 this learned as fast as ON_POLICY on HalfCheetah and Hopper at 300k steps and more slowly on Walker2d;
-512 samples for 10 epochs were alike and took longer, a learning rate of 2e-3 failed on Hopper. Trials: "fast-..." in
-benchmarks/control_tuning.jsonl."""
+On seeds 100 and 101, 300k steps, this learned as fast as ON_POLICY on HalfCheetah and Hopper, and more slowly on
+Walker2d; 512 samples for 10 epochs were alike and took longer, a learning rate of 2e-3 failed on Hopper. The trials are
+those whose names begin with "fast" in benchmarks/control_tuning.jsonl."""
 
 
 @dataclass(frozen=True)
