@@ -49,12 +49,16 @@ def prepare_gradient_step(
     if problem is None:
         started = time.perf_counter()
         function = updater.trace(learner.example_minibatch())
-        if not function.is_cached:
+        new = not function.is_cached
+        if new:
             announce("compiling the gradient step: 10 to 30 s, once for these settings on this machine")
         try:
             updater.use_compiled_step(function)
+            seconds = time.perf_counter() - started
+            if new:
+                announce(f"compiled in {seconds:.0f} s")
             reason = "it was asked for" if config.gradient_step == "compiled" else f"{steps:,} steps pay for it"
-            return GradientStep("compiled", reason, time.perf_counter() - started)
+            return GradientStep("compiled", reason, seconds)
         except CompilationError as error:
             problem = str(error)
     if config.gradient_step == "compiled":
