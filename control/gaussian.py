@@ -67,10 +67,6 @@ class GaussianPolicy(Policy):
         """Entropy in nats, the same for every element: ``[N]``."""
         return (self.bounded_log_std() + _HALF_LOG_TWO_PI + 0.5).sum().expand(len(batch["observations"]))
 
-    def keep_log_std_in_bounds(self) -> None:
-        """Move the parameter itself back into its bounds, where the clamp would stop its gradient."""
-        self.log_std.detach().clamp_(self.log_std_min, self.log_std_max)
-
 
 class ValueFunction(nn.Module):
     """V(s) in units of scaled rewards, from a network of its own.

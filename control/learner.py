@@ -53,6 +53,8 @@ class Learner:
             module,
             parameters,
             config.max_grad_norm,
+            # Beyond its bounds the clamp in the policy would stop the parameter's gradient for good.
+            {"policy.log_std": (config.log_std_min, config.log_std_max)},
         )
 
     def update(self, rollout: Rollout, learning_rate: float) -> dict[str, Any]:
@@ -75,8 +77,7 @@ class Learner:
         samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
         for minibatch in self._minibatches(samples):
-            if self.updater.step([minibatch], count=batch_size):
-                self.policy.keep_log_std_in_bounds()
+            self.updater.step([minibatch], count=batch_size)
         summary = self.updater.summary()
         if not summary["gradient_steps"]:
             raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")

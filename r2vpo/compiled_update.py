@@ -35,6 +35,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         objective, dual, max_grad_norm: See :class:`PolicyUpdater`.
         module: Turns a batch into a :class:`Scored`, on one device, without masks or weights.
         parameters: The module's parameters laid end to end (:func:`r2vpo.flat.flatten_parameters`).
+        bounds: Lowest and highest value of parameters, by name, held after each step.
         optimizer: Adam over ``parameters`` alone, without weight decay or AMSGrad.
 
     Raises:
@@ -49,13 +50,25 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         module: nn.Module,
         parameters: nn.Parameter,
         max_grad_norm: float,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        super().__init__(objective, dual, optimizer, module, max_grad_norm, drop_gradients=False)
+        super().__init__(
+            objective,
+            dual,
+            optimizer,
+            module,
+            max_grad_norm,
+            drop_gradients=False,
+            constrain=lambda: self._hold_bounds(parameters),
+        )
         (group,) = optimizer.param_groups
         if group["params"] != [parameters] or group["weight_decay"] or group["amsgrad"]:
             raise ValueError("the compiled step is plain Adam over one vector of parameters")
         self._module = module
         self._flat = parameters
+        self._bounds = dict(bounds or {})
+        self._scalars = torch.ones(3)
+        self._set_scalars = self._scalars.numpy()
         self._names: list[str] = []
         self._signature: list[tuple[torch.Size, torch.dtype]] = []
         self._run: Compiled | None = None
@@ -76,8 +89,8 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         self._names = sorted(example)
         self._signature = [(example[name].shape, example[name].dtype) for name in self._names]
         vectors = [torch.zeros_like(self._flat.detach()) for _ in range(3)]
-        scalars = torch.ones(3)
-        return CompiledFunction(self._step_function, [*vectors, scalars, *(example[name] for name in self._names)])
+        batch = [example[name] for name in self._names]
+        return CompiledFunction(self._step_function, [*vectors, self._scalars, *batch])
 
     def use_compiled_step(self, function: CompiledFunction) -> None:
         """Compile what :meth:`trace` returned, or load it from the cache, and step with it from now on.
@@ -100,12 +113,11 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         if count != len(inputs[0]) or not self._fit(inputs):
             return super().step(micro_batches, count)
         state = self._adam_state()
-        steps = float(state["step"]) + 1.0
-        group = self._group
+        group, steps = self._group, state["step"].item() + 1.0
         beta1, beta2 = group["betas"]
-        scalars = torch.tensor([self.dual.lam, group["lr"] / (1.0 - beta1**steps), math.sqrt(1.0 - beta2**steps)])
+        self._set_scalars[:] = self.dual.lam, group["lr"] / (1.0 - beta1**steps), math.sqrt(1.0 - beta2**steps)
         statistics, log_ratio = self._run(
-            [self._flat.detach(), state["exp_avg"], state["exp_avg_sq"], scalars, *inputs]
+            [self._flat.detach(), state["exp_avg"], state["exp_avg_sq"], self._scalars, *inputs]
         )
         finite, squares, auxiliary, grad_norm = statistics.tolist()
         if not finite:
@@ -160,7 +172,15 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         moved = flat - step_size * first / (second.sqrt() / correction + self._group["eps"])
         for stored, changed in ((flat, moved), (exp_avg, first), (exp_avg_sq, second)):
             stored.copy_(torch.where(finite, changed, stored))
+        self._hold_bounds(flat)
         return torch.stack([finite.double(), squares, auxiliary.double(), norm.double()]), log_ratio
+
+    def _hold_bounds(self, flat: Tensor) -> None:
+        offset = 0
+        for name, parameter in self._module.named_parameters():
+            if name in self._bounds:
+                flat[offset : offset + parameter.numel()].clamp_(*self._bounds[name])
+            offset += parameter.numel()
 
     def _differentiate(self, flat: Tensor, lam: Tensor, batch: Batch) -> tuple[Tensor, Scored, Tensor]:
         """Gradient ``[P]`` of the loss at the parameters ``flat``, the scored batch, and the loss."""

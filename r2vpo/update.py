@@ -82,6 +82,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         score: Turns a micro-batch into a :class:`Scored`.
         max_grad_norm: Gradients are scaled so that their joint 2-norm is at most this.
         drop_gradients: Free gradients between steps; False zeroes them in place.
+        constrain: Called after each step, without gradients, to move parameters back into their bounds.
         processes: Those that share each minibatch, every one with micro-batches of its own.
     """
 
@@ -94,6 +95,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         max_grad_norm: float,
         drop_gradients: bool = True,
         processes: Processes | None = None,
+        constrain: Callable[[], None] | None = None,
     ) -> None:
         self.objective = objective
         self.dual = dual
@@ -102,6 +104,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.max_grad_norm = max_grad_norm
         self.drop_gradients = drop_gradients
         self.processes: Processes = SingleProcess() if processes is None else processes
+        self.constrain = constrain
         self.log = UpdateLog()
         self.recent: Sampled | None = None
         """Some thousands of the elements behind the last summary, for pictures."""
@@ -130,6 +133,9 @@ class PolicyUpdater(Generic[MicroBatch]):
         if not math.isfinite(grad_norm):
             return self._skip()
         self.optimizer.step()
+        if self.constrain is not None:
+            with torch.no_grad():
+                self.constrain()
         self.dual.update(sums.squares / count)
         self.log.samples += seen
         self.log.grad_norms.append(grad_norm)

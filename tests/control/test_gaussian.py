@@ -1,8 +1,12 @@
+from itertools import pairwise
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from r2vpo.compilation import obstacle
+from r2vpo.control import R2VPO
 from r2vpo.control.gaussian import ActionBounds, GaussianPolicy, ValueFunction, mlp
 from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
 from r2vpo.diagnostics import gaussian_ratio_variance, ratio_diagnostics
@@ -20,15 +24,42 @@ def test_log_prob_and_entropy_are_those_of_torch_distributions():
     torch.testing.assert_close(policy.entropy(batch), reference.entropy().sum(-1))
 
 
-def test_log_std_is_bounded_and_keeps_its_gradient():
+def test_log_std_is_bounded_where_it_is_used():
     policy = make_policy()
     with torch.no_grad():
         policy.log_std.fill_(3.0)
     assert policy.bounded_log_std().tolist() == [0.5] * 3
-    policy.keep_log_std_in_bounds()
-    batch = {"observations": torch.randn(8, 5), "actions": torch.zeros(8, 3)}
-    policy.log_prob(batch).sum().backward()
-    assert (policy.log_std.grad != 0).all()
+
+
+@pytest.mark.parametrize("gradient_step", ["eager", "compiled"])
+def test_log_std_itself_stays_in_its_bounds_and_keeps_its_gradient(gradient_step, compile_cache):
+    if gradient_step == "compiled" and obstacle() is not None:
+        pytest.skip(str(obstacle()))
+    model = R2VPO(
+        "Pendulum-v1",
+        num_envs=2,
+        rollout_steps=32,
+        minibatch_size=16,
+        log_std_min=-0.01,
+        log_std_init=0.0,
+        log_std_max=0.01,
+        learning_rate=0.05,
+        lr_schedule="constant",
+        gradient_step=gradient_step,
+    )
+    seen, step = [], model.learner.updater.step
+
+    def watched(*arguments, **keywords):
+        taken = step(*arguments, **keywords)
+        seen.append(float(model.learner.policy.log_std.detach()))
+        return taken
+
+    model.learner.updater.step = watched
+    model.learn(4 * 64)
+    bound = float(torch.tensor(0.01))
+    assert all(abs(value) <= bound for value in seen)
+    # It has been at a bound, and has left it again.
+    assert any(abs(value) == bound and abs(after) < bound for value, after in pairwise(seen))
 
 
 def test_monte_carlo_ratio_variance_of_two_policies_meets_the_closed_form():

@@ -34,12 +34,12 @@ class Model(nn.Module):
         return Scored(log_prob, batch["old_log_prob"], batch["advantage"], age=batch["age"], auxiliary_loss=auxiliary)
 
 
-def make_updater(objective="r2vpo", **dual):
+def make_updater(objective="r2vpo", bounds=None, **dual):
     model = Model()
     flat = flatten_parameters(model.parameters())
     optimizer = torch.optim.Adam([flat], lr=3e-3, eps=1e-5, fused=True)
     dual = dual or {"lam": 1.0, "delta": 0.02, "rule": "adaptive"}
-    return CompiledUpdater(make_objective(objective), DualController(**dual), optimizer, model, flat, 0.5)
+    return CompiledUpdater(make_objective(objective), DualController(**dual), optimizer, model, flat, 0.5, bounds)
 
 
 def make_batches(count, size=N, seed=1):
@@ -178,6 +178,24 @@ def test_lambda_moves_between_traced_steps(rule, compile_cache):
     assert (traced.dual.lam != 0.5) == (rule != "fixed")
     assert traced.dual.lam == pytest.approx(eager.dual.lam, rel=1e-5)
     torch.testing.assert_close(parameters(traced), parameters(eager), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["traced", "eager"])
+def test_bounds_hold_after_every_step(kind, compile_cache):
+    bounds = {"value.bias": (-0.01, 0.01), "mean.0.bias": (0.2, float("inf"))}
+    updater, free, batches = make_updater(bounds=bounds), make_updater(), make_batches(20)
+    if kind == "traced":
+        graph = updater.trace(batches[0])._graph
+        updater._run = lambda inputs: graph(*inputs)
+    take(free, batches)
+    named = dict(free.score.named_parameters())
+    assert named["value.bias"].abs() > 0.01
+    for batch in batches:
+        take(updater, [batch])
+        named = dict(updater.score.named_parameters())
+        assert named["value.bias"].abs() <= 0.01
+        assert (named["mean.0.bias"] >= 0.2).all()
+    assert updater.score.value.weight.abs().max() > 0.01
 
 
 def test_failed_compilation_says_what_failed_and_leaves_no_entry(tmp_path, monkeypatch):
