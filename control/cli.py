@@ -1,4 +1,4 @@
-"""``r2vpo control train | evaluate | compare``."""
+"""``r2vpo control train | evaluate | compare | study``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.control.seeds import SeedStudy
 
-_USAGE = """usage: r2vpo control {train,evaluate,compare} ...
+_USAGE = """usage: r2vpo control {train,evaluate,compare,study} ...
 
   train      train an agent: R²VPO on- or off-policy, or any objective of the core
   evaluate   evaluate a trained agent, and film it
   compare    train several algorithms, ours and Stable-Baselines3's, and compare them
+  study      tasks x algorithms x seeds as a list on disk that can be stopped, extended and gone on with
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the commands."""
-    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "compare": _compare,
+        "study": _study,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
@@ -206,6 +212,25 @@ def _compare(arguments: list[str]) -> int:
     from r2vpo.control.compare import compare
 
     compare(command)
+    return 0
+
+
+def _study(arguments: list[str]) -> int:
+    from r2vpo.control.study_commands import StudyCommand, StudyResumeCommand
+
+    command: StudyCommand | StudyResumeCommand
+    if any(word.split("=")[0] == "--resume" for word in arguments):
+        command = tyro.cli(StudyResumeCommand, args=arguments, prog="r2vpo control study")
+    else:
+        command = tyro.cli(StudyCommand, args=arguments, prog="r2vpo control study")
+    from r2vpo.control.study import study
+
+    out = command.out if isinstance(command, StudyCommand) else command.resume
+    try:
+        study(command)
+    except KeyboardInterrupt:
+        print(f"\nstopped; go on with: r2vpo control study --resume {out}")
+        return 130
     return 0
 
 

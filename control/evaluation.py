@@ -20,6 +20,8 @@ class EvaluationResult:
 
     returns: list[float]
     lengths: list[int]
+    successes: list[bool] | None = None
+    """Whether the last step's info said ``is_success``; None where the task does not tell."""
 
     @property
     def mean(self) -> float:
@@ -30,6 +32,11 @@ class EvaluationResult:
     def std(self) -> float:
         """Standard deviation of the return over episodes (population)."""
         return float(np.std(self.returns))
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of the episodes that succeeded; None where the task does not tell."""
+        return None if self.successes is None else float(np.mean(self.successes))
 
 
 def evaluate_policy(policy: BatchPolicy, env: EnvSource, episodes: int, seed: int) -> EvaluationResult:
@@ -47,17 +54,21 @@ def evaluate_policy(policy: BatchPolicy, env: EnvSource, episodes: int, seed: in
     envs = [make_env(env) for _ in range(episodes)]
     observations = [e.reset(seed=seed + i)[0] for i, e in enumerate(envs)]
     returns, lengths = [0.0] * episodes, [0] * episodes
+    successes: list[bool | None] = [None] * episodes
     active = list(range(episodes))
     while active:
         actions = policy(np.stack([observations[i] for i in active]))
         still_active = []
         for i, action in zip(active, actions, strict=True):
-            observations[i], reward, terminated, truncated, _ = envs[i].step(action)
+            observations[i], reward, terminated, truncated, info = envs[i].step(action)
             returns[i] += float(reward)
             lengths[i] += 1
             if not (terminated or truncated):
                 still_active.append(i)
+            elif "is_success" in info:
+                successes[i] = bool(info["is_success"])
         active = still_active
     for e in envs:
         e.close()
-    return EvaluationResult(returns, lengths)
+    told = [success for success in successes if success is not None]
+    return EvaluationResult(returns, lengths, told if len(told) == episodes else None)

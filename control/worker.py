@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from r2vpo.control.callbacks import BaseCallback
 from r2vpo.control.jobs import Job, describe_run
 from r2vpo.control.presets import VARIANTS, config_dict
+from r2vpo.control.study_traces import metric_traces
 from r2vpo.study import die_with_parent, say
+
+if TYPE_CHECKING:
+    from r2vpo.control.algorithm import R2VPO
+
+RETURN = "return"
+"""Name of the figure that our runs show while they train: the mean of the last training episodes."""
+
+TRACED = ("ratio_variance", "lam", "entropy")
+"""Metrics that a line has traces of."""
 
 
 def main(arguments: list[str]) -> int:
@@ -20,27 +32,37 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(1)
     die_with_parent()
     job = Job(**json.loads(arguments[0]))
-    line = run_ours(job, Path(arguments[1])) if job.algo in VARIANTS else run_peer(job)
+    try:
+        line = run_ours(job, Path(arguments[1])) if job.algo in VARIANTS else run_peer(job)
+    except KeyboardInterrupt:
+        return 130
     say({"result": line})
     return 0
 
 
 def run_ours(job: Job, folder: Path) -> dict[str, Any]:
-    """Train or go on training one of our variants in its own run directory, and describe it."""
+    """Train or go on training one of our variants in its own run directory, and describe it.
+
+    Raises:
+        R2VPOError: Whatever ends a single run.
+        KeyboardInterrupt: Asked to stop; the iteration under way is saved.
+    """
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.run_directory import CONFIG
 
-    run_dir = folder / f"{job.algo}-{job.env.replace('/', '-')}-seed{job.seed}-{job.total_steps}"
+    run_dir = folder / job.folder
     if (run_dir / CONFIG).exists():
         model = R2VPO.resume(run_dir)
     else:
-        settings = {"total_steps": job.total_steps, "eval_episodes": 0, "env_threads": 1, **VARIANTS[job.algo]}
-        model = R2VPO(job.env, seed=job.seed, run_dir=run_dir, **settings)
-    model.learn(callback=_Progress())
-    steps = model.num_timesteps
-    line = describe_run(job, model.act, model.episodes, model.train_seconds, steps, config_dict(model.config))
-    model.close()
-    return line
+        model = R2VPO(job.env, seed=job.seed, run_dir=run_dir, **job.train_settings)
+    try:
+        model.learn(callback=_Progress())
+        steps = model.num_timesteps
+        say({"step": steps, "state": "evaluating"})
+        line = describe_run(job, model.act, model.episodes, model.train_seconds, steps, config_dict(model.config))
+        return line | {"run_dir": f"{folder.name}/{job.folder}", **_traces(model, job, len(line["steps"]))}
+    finally:
+        model.close()
 
 
 def run_peer(job: Job) -> dict[str, Any]:
@@ -48,12 +70,24 @@ def run_peer(job: Job) -> dict[str, Any]:
     from r2vpo.control.peers import train_peer
 
     run = train_peer(job.algo, job.env, job.seed, job.total_steps, lambda step: say({"step": step}))
+    say({"step": job.total_steps, "state": "evaluating"})
     return describe_run(job, run.act, run.episodes, run.train_seconds, job.total_steps, run.config)
+
+
+def _traces(model: R2VPO, job: Job, points: int) -> dict[str, list[float | None]]:
+    from r2vpo.run_directory import read_metrics
+
+    assert model.run is not None
+    traces = metric_traces(read_metrics(model.run.path), TRACED, job.total_steps, points)
+    if not model.learner.updater.objective.uses_dual:
+        traces["lam"] = [None] * points  # The number that is recorded has no effect there.
+    return traces
 
 
 class _Progress(BaseCallback):
     def _on_rollout_start(self) -> None:
-        say({"step": self.model.num_timesteps})
+        recent = self.model.episodes.returns[-20:]
+        say({"step": self.model.num_timesteps, "figures": {RETURN: float(np.mean(recent)) if recent else None}})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Figure = float | str | None
 """What a column shows: a number, a text, or None for a dash."""
+
+Forecast = Callable[[Mapping[Hashable, tuple[int, float | None]]], float | None]
+"""Seconds until all have ended, or None while unknown; from each open row's units done and its own seconds left."""
 
 _NOT_YET = ("waiting", "starting")
 _ENDED = ("done", "failed", "stopped")
@@ -58,6 +61,8 @@ class LiveTable:
         columns: Names of the figures, in the order shown.
         unit: Name of a unit of work, for the speed.
         quiet: Show nothing.
+        forecast: Time left for all rows, where their speeds alone do not tell; a finished row is not among those given.
+        only_active: Leave out the rows that wait or are done; the last row counts them.
     """
 
     def __init__(
@@ -67,8 +72,11 @@ class LiveTable:
         columns: Sequence[str],
         unit: str = "steps",
         quiet: bool = False,
+        forecast: Forecast | None = None,
+        only_active: bool = False,
     ) -> None:
         self.heading, self.columns, self.unit, self.quiet = heading, tuple(columns), unit, quiet
+        self._forecast, self._only_active = forecast, only_active
         self._rows = {key: _Row(label, size) for key, (label, size) in rows.items()}
         self._lock = threading.Lock()
         self._last_line = 0.0
@@ -126,7 +134,7 @@ class LiveTable:
             table.add_column(heading, justify="right")
         with self._lock:
             now = time.monotonic()
-            for row in self._rows.values():
+            for row in self._shown():
                 table.add_row(
                     row.label,
                     Text(row.state, style=_STYLES.get(row.state, "")),
@@ -165,6 +173,9 @@ class LiveTable:
                 text += f"  {self.heading} {row.label} {_percent(row.done, row.size)} %{figures}"
         print(text, file=sys.stderr, flush=True)
 
+    def _shown(self) -> list[_Row]:
+        return [row for row in self._rows.values() if not self._only_active or row.state not in ("waiting", "done")]
+
     def _units(self) -> tuple[int, int]:
         return sum(row.size for row in self._rows.values()), sum(row.done for row in self._rows.values())
 
@@ -182,6 +193,9 @@ class LiveTable:
 
     def _total_seconds_left(self, now: float) -> float | None:
         """Also no sooner than the slowest row: towards the end fewer run at a time than before."""
+        if self._forecast is not None:
+            rows = {key: row for key, row in self._rows.items() if row.state not in _ENDED}
+            return self._forecast({key: (row.done, row.seconds_left(now)) for key, row in rows.items()})
         open_rows = [row for row in self._rows.values() if row.state not in _ENDED]
         speed = self._total_speed(now)
         if not open_rows or speed <= 0:

@@ -260,11 +260,12 @@ def _follow(process: subprocess.Popen[str], on_step: Callable[[dict[str, Any]], 
     drain = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
     drain.start()
     result = None
-    for line in process.stdout:
-        message = json.loads(line) if line.startswith("{") else {}
-        if "step" in message:
-            on_step(message)
-        result = message.get("result", result)
-    code = process.wait()
-    drain.join()
+    with process:  # closes the pipes
+        for line in process.stdout:
+            message = json.loads(line) if line.startswith("{") else {}
+            if "step" in message:
+                on_step(message)
+            result = message.get("result", result)
+        code = process.wait()
+        drain.join()
     return (result if code == 0 else None), "".join(said[-3:]).strip() or f"exit status {code}"

@@ -63,9 +63,9 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
 
 
 def test_compare_raises_when_runs_failed(tmp_path, monkeypatch):
-    from r2vpo.control import compare as module
+    from r2vpo.control import study_runs
 
-    monkeypatch.setattr(module, "run_cells", lambda *arguments: ["ppo on Pendulum-v1, seed 0: killed"])
+    monkeypatch.setattr(study_runs, "run_cells", lambda *arguments, **named: ["ppo on Pendulum-v1, seed 0: killed"])
     with pytest.raises(R2VPOError, match=r"1 of 1 runs failed.*killed"):
         compare(CompareCommand(env=("Pendulum-v1",), algos=("ppo",), seeds=1, out=tmp_path))
 
