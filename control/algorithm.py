@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,7 @@ class R2VPO:
         config = resolve_config({**settings, "env": name, "seed": seed})
         if config.overlap and isinstance(env, gym.Env):
             raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
+        _warn_of_stale_anchor(config)
         # Overlapped, the environments live in another process, and this one only tells the spaces.
         shown, engine = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
         envs = make_vector_env(env, shown, engine, config.env_threads or None)
@@ -296,6 +298,17 @@ class R2VPO:
         if isinstance(self._source, gym.Env):
             return _respawn(self._source)
         return self._source
+
+
+def _warn_of_stale_anchor(config: ControlConfig) -> None:
+    """On-policy, the penalty would hold each policy near the one before the last, and so undo the last update."""
+    if config.overlap and config.algo == "on-policy" and config.objective in ("r2vpo", "spo"):
+        warnings.warn(
+            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then pulls "
+            "the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a mixture "
+            "of several policies and is not held to one of them",
+            stacklevel=3,
+        )
 
 
 def _source_name(env: Callable[[], gym.Env] | gym.Env) -> str:

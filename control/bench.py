@@ -21,13 +21,13 @@ from r2vpo.progress import LiveLine
 
 RATIOS = (
     ("budget-1", "sb3-1"),
-    ("budget-1-overlap", "sb3-1"),
     ("budget", "sb3-1"),
-    ("budget-overlap", "sb3-1"),
     ("budget", "sb3-8"),
-    ("budget-overlap", "sb3-8"),
     ("fast", "sb3-1"),
+    ("fast", "sb3-8"),
     ("fast", "physics"),
+    ("off", "sb3-1"),
+    ("off-overlap", "sb3-1"),
 )
 """What is divided by what, alternation by alternation."""
 
@@ -41,11 +41,12 @@ class BenchCommand:
 
     env: tuple[str, ...] = ("HalfCheetah-v5",)
     """Tasks."""
-    measure: tuple[
-        Literal["sb3-1", "sb3-8", "physics", "budget-1", "budget-1-overlap", "budget", "budget-overlap", "fast"], ...
-    ] = tuple(LABELS)
-    """What to measure. budget is training at SB3's own update budget; sb3-1 and sb3-8 are SB3 PPO with 1 and 8
-    environments, physics is mujoco.rollout alone."""
+    measure: tuple[Literal["sb3-1", "sb3-8", "physics", "budget-1", "budget", "fast", "off", "off-overlap"], ...] = (
+        tuple(LABELS)
+    )
+    """What to measure. sb3-1 and sb3-8: SB3 PPO with 1 and 8 environments. physics: mujoco.rollout alone. budget-1 and
+    budget: R²VPO at SB3's own update budget with 1 and 16 environments. fast: the fast preset. off: the preset for
+    off-policy training, which takes more gradient steps, and off-overlap the same overlapped."""
     alternations: int = 5
     """Rounds in which each is measured once, in a process of its own."""
     steps: int = 10_240

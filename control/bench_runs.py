@@ -32,9 +32,9 @@ trainer ``seconds_per_step``: an environment step's time in ``environments``, ``
 OURS: dict[str, dict[str, Any]] = {
     "budget-1": {**SB3_BUDGET, "num_envs": 1, "rollout_steps": 2048},
     "budget": {**SB3_BUDGET, "num_envs": 16, "rollout_steps": 128},
-    "budget-overlap": {**SB3_BUDGET, "num_envs": 16, "rollout_steps": 128, "overlap": True},
-    "budget-1-overlap": {**SB3_BUDGET, "num_envs": 1, "rollout_steps": 2048, "overlap": True},
     "fast": {"preset": "fast", "gradient_step": "compiled"},
+    "off": {"gradient_step": "compiled"},
+    "off-overlap": {"gradient_step": "compiled", "overlap": True},
 }
 PEERS = {"sb3-1": 1, "sb3-8": 8}
 """Name: environments side by side; each takes 2048 steps an iteration in all."""
@@ -45,10 +45,10 @@ LABELS = {
     "sb3-8": "SB3 PPO, 8 environments",
     "physics": f"mujoco.rollout alone, {PHYSICS_ENVS} environments, all cores",
     "budget-1": "R²VPO at SB3's budget, 1 environment",
-    "budget-1-overlap": "R²VPO at SB3's budget, 1 environment, overlapped",
     "budget": "R²VPO at SB3's budget, 16 environments",
-    "budget-overlap": "R²VPO at SB3's budget, 16 environments, overlapped",
     "fast": "R²VPO, fast preset",
+    "off": "R²VPO off-policy, the task's preset",
+    "off-overlap": "R²VPO off-policy, the task's preset, overlapped",
 }
 
 

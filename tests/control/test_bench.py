@@ -13,7 +13,7 @@ from r2vpo.errors import ConfigError
 pytest.importorskip("stable_baselines3", reason="Stable-Baselines3 is not installed")
 
 
-@pytest.mark.parametrize("name", [name for name in OURS if name != "fast"])
+@pytest.mark.parametrize("name", [name for name in OURS if name.startswith("budget")])
 def test_every_budget_is_that_of_sb3(name):
     config = resolve_config({**OURS[name], "env": "HalfCheetah-v5"})
     assert config.rollout_size == 2048

@@ -117,6 +117,15 @@ def test_environment_registered_by_the_caller_is_known_to_the_process(make):
         del gym.registry["OverlapPendulum-v0"]
 
 
+def test_combination_that_learns_little_is_warned_of(make, recwarn):
+    make("Pendulum-v1", algo="off-policy")
+    make("Pendulum-v1", algo="on-policy", objective="ppo_clip")
+    make("Pendulum-v1", algo="on-policy", overlap=False)
+    assert not [warning for warning in recwarn if "pulls" in str(warning.message)]
+    with pytest.warns(UserWarning, match="the penalty on the ratio then pulls the policy back"):
+        make("Pendulum-v1", algo="on-policy")
+
+
 def test_single_environment_object_is_refused():
     with pytest.raises(ConfigError, match=r"overlap=True.*its id or a function"):
         R2VPO(gym.make("Pendulum-v1"), **{**SMALL, "num_envs": 1})
