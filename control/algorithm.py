@@ -304,9 +304,9 @@ def _warn_of_stale_anchor(config: ControlConfig) -> None:
     """On-policy, the penalty would hold each policy near the one before the last, and so undo the last update."""
     if config.overlap and config.algo == "on-policy" and config.objective in ("r2vpo", "spo"):
         warnings.warn(
-            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then pulls "
-            "the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a mixture "
-            "of several policies and is not held to one of them",
+            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then "
+            "pulls the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a "
+            "mixture of several policies and is not held to one of them",
             stacklevel=3,
         )
 
