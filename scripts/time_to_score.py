@@ -5,7 +5,8 @@ the machine with each other, so their own clocks say little. Time is environment
 
     r2vpo control compare --env HalfCheetah-v5 Hopper-v5 --algos sb3-ppo r2vpo-fast --total-steps 1000000 \
         --out benchmarks/control_1m
-    r2vpo bench control --env HalfCheetah-v5 Hopper-v5 --json benchmarks/control_speed.json
+    r2vpo bench control --json benchmarks/control_speed.json
+    r2vpo bench control --env Hopper-v5 --measure sb3-1 fast --json benchmarks/control_speed_tasks.json
     python scripts/time_to_score.py
 """
 
@@ -40,8 +41,8 @@ class Arguments:
 
     lines: Path = Path("benchmarks/control_1m/runs.jsonl")
     """Runs of `r2vpo control compare`."""
-    speeds: Path = Path("benchmarks/control_speed.json")
-    """Result of `r2vpo bench control` for the same tasks."""
+    speeds: tuple[Path, ...] = (Path("benchmarks/control_speed.json"), Path("benchmarks/control_speed_tasks.json"))
+    """Results of `r2vpo bench control` for the same tasks."""
     algo: str = "r2vpo-fast"
     """Ours."""
     out: Path = Path("benchmarks/time_to_score")
@@ -54,7 +55,9 @@ def main() -> None:
     if arguments.algo not in MEASURED_AS:
         raise ConfigError("algo", arguments.algo, f"one of {', '.join(name for name in MEASURED_AS if name != PEER)}")
     lines = [line for line in read_results(arguments.lines) if line["algo"] in (arguments.algo, PEER)]
-    speeds = json.loads(arguments.speeds.read_text())["rounds"]
+    speeds: dict[str, Any] = {}
+    for path in arguments.speeds:
+        speeds |= json.loads(path.read_text())["rounds"]
     results = [
         compare(env, [line for line in lines if line["env"] == env], arguments.algo, median_speeds(speeds[env]))
         for env in dict.fromkeys(line["env"] for line in lines)
