@@ -4,25 +4,15 @@ import json
 
 import pytest
 import torch
+from test_resume import ITERATION, SMALL, StopAfter
 
 from r2vpo.compilation import obstacle
-from r2vpo.control import R2VPO, BaseCallback, gradient_step
+from r2vpo.control import R2VPO, gradient_step
 from r2vpo.control.gradient_step import total_gradient_steps
 from r2vpo.control.presets import resolve_config
 from r2vpo.errors import ConfigError
 
-SMALL = {"num_envs": 3, "rollout_steps": 40, "minibatch_size": 30, "epochs": 2, "eval_episodes": 0}
-ITERATION = 120
 needs_compiler = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
-
-
-class StopAfter(BaseCallback):
-    def __init__(self, iterations):
-        super().__init__()
-        self.iterations = iterations
-
-    def _on_step(self):
-        return self.num_timesteps < self.iterations * ITERATION
 
 
 def weights(model):
