@@ -3,8 +3,10 @@
 Reads the lines of a comparison and the speeds of a benchmark, both measured elsewhere: runs of a comparison share
 the machine with each other, so their own clocks say little. Time is environment steps divided by measured speed.
 
-    r2vpo control compare --env HalfCheetah-v5 Hopper-v5 --algos sb3-ppo --total-steps 1000000 --out benchmarks/control_1m
-    r2vpo control compare --env HalfCheetah-v5 Hopper-v5 --algos r2vpo-off --total-steps 300000 --out benchmarks/control_300k
+    r2vpo control compare --env HalfCheetah-v5 Hopper-v5 --algos sb3-ppo --total-steps 1000000 \
+        --out benchmarks/control_1m
+    r2vpo control compare --env HalfCheetah-v5 Hopper-v5 --algos r2vpo-off --total-steps 300000 \
+        --out benchmarks/control_300k
     r2vpo bench control --json benchmarks/control_speed.json
     r2vpo bench control --env Hopper-v5 --measure sb3-1 off --json benchmarks/control_speed_tasks.json
     python scripts/time_to_score.py
