@@ -9,8 +9,9 @@ import pytest
 import torch
 from tiny_models import random_batch, save_tiny, tiny_model, tiny_tokenizer
 
+from r2vpo import cache
 from r2vpo.errors import ConfigError
-from r2vpo.llm import cache, loading, smollm
+from r2vpo.llm import loading, smollm
 from r2vpo.llm.loading import load_model, load_tokenizer, save_pretrained
 from r2vpo.llm.token_policy import TokenPolicy
 
