@@ -124,7 +124,7 @@ def test_failure_without_a_run_directory_is_reported_as_it_is():
 
 def test_updates_without_one_finite_step_stop_the_run(monkeypatch, tmp_path):
     model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", total_steps=320, **SMALL)
-    original = model.learner._score
+    original = model.learner.updater.score
 
     def broken(minibatch):
         scored = original(minibatch)
