@@ -54,5 +54,9 @@ class OutOfMemory(R2VPOError):
     """Memory ran out; the message names the settings to lower."""
 
 
+class HostVersionError(R2VPOError, ImportError):
+    """A library that an adapter extends is missing, or has a version that the adapter was not written for."""
+
+
 class TrainingDiverged(R2VPOError):
     """Non-finite losses or log-probs stopped the run before they reached a checkpoint."""
