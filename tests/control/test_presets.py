@@ -20,14 +20,18 @@ def test_algorithms_have_presets_of_their_own():
         assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_fast_is_on_policy_unless_told_otherwise():
-    assert chosen(preset="fast").algo == "on-policy"
-    replayed = chosen(preset="fast", algo="off-policy")
-    assert (replayed.algo, replayed.num_envs, replayed.stored_iterations) == ("off-policy", FAST["num_envs"], 4)
+def test_fast_is_off_policy_with_what_was_tuned_for_the_task():
+    assert chosen(preset="fast").delta == FAST["delta"]
+    assert (
+        resolve_config({"env": "HalfCheetah-v5", "preset": "fast"}).delta
+        == PRESETS["HalfCheetah-v5"].off_policy["delta"]
+    )
+    with pytest.raises(ConfigError, match=r"preset='fast'.*'default' with algo='on-policy'"):
+        chosen(preset="fast", algo="on-policy")
 
 
 def test_what_is_given_wins():
-    assert chosen(preset="fast", num_envs=32, learning_rate=5e-4).num_envs == 32
+    assert chosen(preset="fast", num_envs=16, learning_rate=5e-4).num_envs == 16
     assert resolve_config({"env": "HalfCheetah-v5"}).delta == PRESETS["HalfCheetah-v5"].off_policy["delta"]
     assert resolve_config({"env": "HalfCheetah-v5", "delta": 0.5}).delta == 0.5
 
@@ -42,4 +46,3 @@ def test_command_line_takes_the_preset(tmp_path):
     assert main(["control", "train", *words, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {name: config[name] for name in FAST} == {**FAST, **({"epochs": 1} if "epochs" in FAST else {})}
-    assert config["algo"] == "on-policy"
