@@ -11,8 +11,8 @@ from r2vpo.control.config import ControlConfig
 from r2vpo.control.learner import Learner
 from r2vpo.errors import ConfigError
 
-PAYS_AFTER = 25_000
-"""Gradient steps. Compiling takes 12 to 25 s on two cores and saves 0.7 ms or more a step."""
+PAYS_AFTER = 15_000
+"""Gradient steps. Compiling takes 12 to 25 s on two cores, once, and saves 0.7 ms or more a step of every run."""
 
 
 @dataclass(frozen=True)
