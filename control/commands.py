@@ -68,7 +68,8 @@ class CompareCommand:
 
     Ours: r2vpo-off (also r2vpo), r2vpo-on, ppo, ppo-replay, clip_higher, gppo, topr, spo, cispo, gspo, none; and for
     speed r2vpo-off-overlap, r2vpo-on-overlap, r2vpo-fast, ppo-fast.
-    Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3.
+    Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3; and SB3's PPO with our
+    objective in place of its own, r2vpo-sb3, and with replay besides, r2vpo-sb3-off.
     Interrupted, the same command goes on where it stopped.
     """
 

@@ -1,15 +1,16 @@
 """Other people's trainers behind one function, for comparisons under one protocol.
 
-Stable-Baselines3 (https://github.com/DLR-RM/stable-baselines3) and sb3-contrib at their own defaults. The
-on-policy ones train on normalised observations and rewards (``VecNormalize``), as in their authors' tuned
-settings for MuJoCo and as our own trainer does; the statistics are frozen for evaluation.
+Stable-Baselines3 (https://github.com/DLR-RM/stable-baselines3) and sb3-contrib at their own defaults, and our
+adapter (:mod:`r2vpo.control.sb3`) at those of its PPO. The on-policy ones train on normalised observations and
+rewards (``VecNormalize``), as in their authors' tuned settings for MuJoCo and as our own trainer does; the statistics
+are frozen for evaluation.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -21,13 +22,33 @@ from r2vpo.control.evaluation import BatchPolicy
 from r2vpo.envs.making import EnvSource, env_name, make_env
 from r2vpo.errors import ConfigError
 
+
+@dataclass(frozen=True)
+class Peer:
+    """Where an algorithm is found, and how a comparison sets it up."""
+
+    package: str
+    """What has to be installed."""
+    class_name: str
+    normalised: bool
+    """Trained on normalised observations and rewards."""
+    module: str | None = None
+    """Home of the class; None is the package itself."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What differs from the defaults of the class."""
+
+
+_ADAPTER = ("stable_baselines3", "R2VPO", True, "r2vpo.control.sb3")
+
 PEERS = {
-    "sb3-ppo": ("stable_baselines3", "PPO", True),
-    "sb3-trpo": ("sb3_contrib", "TRPO", True),
-    "sb3-sac": ("stable_baselines3", "SAC", False),
-    "sb3-td3": ("stable_baselines3", "TD3", False),
+    "sb3-ppo": Peer("stable_baselines3", "PPO", True),
+    "sb3-trpo": Peer("sb3_contrib", "TRPO", True),
+    "sb3-sac": Peer("stable_baselines3", "SAC", False),
+    "sb3-td3": Peer("stable_baselines3", "TD3", False),
+    "r2vpo-sb3": Peer(*_ADAPTER),
+    "r2vpo-sb3-off": Peer(*_ADAPTER, {"buffer_iterations": 4}),
 }
-"""Name on the command line: (package, class, trained on normalised observations and rewards)."""
+"""By name on the command line."""
 
 
 @dataclass
@@ -57,7 +78,7 @@ def train_peer(
         ConfigError: Unknown name, or its package is not installed.
     """
     model = make_peer(name, env, seed)
-    normalised, vec_env = PEERS[name][2], model.get_env()
+    peer, vec_env = PEERS[name], model.get_env()
     from stable_baselines3.common.callbacks import BaseCallback
 
     episodes = EpisodeLog()
@@ -82,13 +103,13 @@ def train_peer(
 
     def act(deterministic: bool) -> BatchPolicy:
         def policy(observations: np.ndarray) -> np.ndarray:
-            inputs = vec_env.normalize_obs(observations) if normalised else observations
+            inputs = vec_env.normalize_obs(observations) if peer.normalised else observations
             return model.predict(inputs, deterministic=deterministic)[0]
 
         return policy
 
-    config = {"class": type(model).__name__, "env": env_name(env), "vec_normalize": normalised, "defaults": True}
-    return PeerRun(act, episodes, train_seconds, config)
+    config = {"class": type(model).__name__, "env": env_name(env), "vec_normalize": peer.normalised}
+    return PeerRun(act, episodes, train_seconds, {**config, "defaults": not peer.settings, **peer.settings})
 
 
 def make_peer(name: str, env: EnvSource, seed: int, num_envs: int = 1, **settings: Any) -> Any:
@@ -104,26 +125,26 @@ def make_peer(name: str, env: EnvSource, seed: int, num_envs: int = 1, **setting
     Raises:
         ConfigError: Unknown name, or its package is not installed.
     """
-    algorithm = _load(name)
+    algorithm, peer = _load(name), PEERS[name]
     from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
     vec_env: Any = DummyVecEnv([lambda: Monitor(make_env(env))] * num_envs)
-    if PEERS[name][2]:
+    if peer.normalised:
         vec_env = VecNormalize(vec_env)
-    return algorithm("MlpPolicy", vec_env, seed=seed, device="cpu", **settings)
+    return algorithm("MlpPolicy", vec_env, seed=seed, device="cpu", **{**peer.settings, **settings})
 
 
 def require_installed(name: str) -> None:
     """Raise ConfigError unless ``name`` is a peer whose package is installed; imports nothing heavy."""
     if name not in PEERS:
         raise ConfigError("algo", name, f"one of {', '.join(PEERS)}")
-    package = PEERS[name][0]
+    package = PEERS[name].package
     if find_spec(package) is None:
         raise ConfigError("algo", name, f"installed; run pip install {package.replace('_', '-')}")
 
 
 def _load(name: str) -> Any:
     require_installed(name)
-    package, class_name, _ = PEERS[name]
-    return getattr(import_module(package), class_name)
+    peer = PEERS[name]
+    return getattr(import_module(peer.module or peer.package), peer.class_name)

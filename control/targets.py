@@ -9,7 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2vpo.advantages import generalized_advantages, successor_values, truncated_importance_weights
+from r2vpo.advantages import (
+    generalized_advantages,
+    successor_values,
+    truncated_importance_weights,
+    value_targets,
+)
 from r2vpo.control.collector import Rollout
 from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
 from r2vpo.control.normalization import RewardScaler
@@ -64,8 +69,7 @@ class Estimator:
             gae_lambda=self.gae_lambda,
             trace_weights=weights,
         )
-        # V-trace's target: the correction to V(s_t) is weighted by the truncated ratio of the action itself.
-        targets = values + np.minimum(weights, 1.0) * advantages
+        targets = value_targets(values, advantages, weights)
         return {
             "observations": observations,
             "actions": actions,

@@ -102,6 +102,19 @@ def truncated_importance_weights(log_ratio: Array, cap: float = 1.0) -> Array:
     return weights
 
 
+def value_targets(values: Array, advantages: Array, trace_weights: Array) -> Array:
+    """V-trace's target of the value function (arXiv 1802.01561, Eq. 1); on-policy, where weights are 1, GAE's return.
+
+    The correction to V(s_t) is weighted by the truncated ratio of the action itself, which the advantage leaves out.
+
+    Args:
+        values: V(s_t), any shape.
+        advantages: From :func:`generalized_advantages`, same shape.
+        trace_weights: From :func:`truncated_importance_weights`, same shape.
+    """
+    return values + np.minimum(trace_weights, 1.0) * advantages
+
+
 def group_relative_advantages(
     rewards: Array, group_size: int, valid: NDArray[np.bool_] | None = None, eps: float = 1e-6, *, scale: bool = True
 ) -> Array:

@@ -6,6 +6,7 @@ from r2vpo.advantages import (
     group_relative_advantages,
     successor_values,
     truncated_importance_weights,
+    value_targets,
 )
 
 # Two environments (columns), four steps (rows). Environment 0 is truncated at t = 2, its true final
@@ -105,6 +106,12 @@ def test_trace_weights_agree_with_v_trace_summed_directly(trace_decay):
                 if done[t, n]:
                     break
             assert rho[s, n] * advantages[s, n] == pytest.approx(correction, rel=1e-12, abs=1e-14)
+
+
+def test_value_targets_weight_the_correction_and_never_above_one():
+    weights = np.array([0.5, 1.0, 1.7])
+    targets = value_targets(np.array([1.0, 2.0, 3.0]), np.array([4.0, 4.0, -4.0]), weights)
+    np.testing.assert_array_equal(targets, [3.0, 6.0, -1.0])
 
 
 @pytest.mark.parametrize("cap", [1.0, 2.0])

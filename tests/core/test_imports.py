@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "r2vpo").glob("*.py"))
 EXTRAS = ("gymnasium", "mujoco", "transformers", "vllm", "stable_baselines3")
 BACKENDS = ("envs", "llm", "control")
-ALLOWED = {*sys.stdlib_module_names, "torch", "numpy", "r2vpo"}
+ALLOWED = {*sys.stdlib_module_names, "torch", "numpy", "packaging", "r2vpo"}
 ALLOWED_WHEN_USED = {"matplotlib", "tensorboard", "tyro", "rich", "scipy"}
 
 

@@ -1,0 +1,50 @@
+"""Data-parallel processes through `torch.distributed`, for hosts that started its process group themselves."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class TorchProcesses:
+    """Implements :class:`r2vpo.processes.Processes` on a process group that exists already.
+
+    Args:
+        device: Where the group's backend exchanges tensors: ``"cpu"`` for gloo, this process's GPU for NCCL. Tensors
+            that live elsewhere travel through it and come back to where they were.
+        group: The group; None is the default one.
+
+    Raises:
+        RuntimeError: There is no process group.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", group: torch.distributed.ProcessGroup | None = None) -> None:
+        if not torch.distributed.is_initialized():
+            raise RuntimeError("torch.distributed.init_process_group must have been called before")
+        self.device = torch.device(device)
+        self.group = group
+        self.rank: int = torch.distributed.get_rank(group)
+        self.count: int = torch.distributed.get_world_size(group)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over the processes, in a new tensor; ``values`` keep what they hold."""
+        total = values.detach().to(self.device, copy=True).contiguous()
+        torch.distributed.all_reduce(total, group=self.group)
+        return total.to(values.device)
+
+    def concatenate(self, values: Tensor) -> Tensor:
+        """Values of all processes end to end in the order of their ranks; ``[n]`` may differ between them."""
+        sizes = self._sizes(len(values))
+        # One dtype everywhere, because a process that has nothing does not know that of the others.
+        padded = torch.zeros(max(sizes), dtype=torch.float64, device=self.device)
+        padded[: len(values)] = values.detach().to(padded)
+        parts = [torch.empty_like(padded) for _ in sizes]
+        torch.distributed.all_gather(parts, padded, group=self.group)
+        joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        return joined.to(values)
+
+    def _sizes(self, own: int) -> list[int]:
+        size = torch.tensor([own], device=self.device)
+        sizes = [torch.empty_like(size) for _ in range(self.count)]
+        torch.distributed.all_gather(sizes, size, group=self.group)
+        return [int(other) for other in sizes]
