@@ -1,0 +1,135 @@
+"""The settings that R²VPO adds to verl's configuration, and the mistakes that are refused before training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from verl.utils.config import omega_conf_to_dataclass
+from verl.workers.config import PolicyLossConfig
+
+from r2vpo.dual import DualController
+from r2vpo.errors import ConfigError
+from r2vpo.validation import real
+
+CONFIG_CLASS = "r2vpo.llm.verl.R2VPOPolicyLossConfig"
+POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
+ROLLOUT_CORRECTION = "${algorithm.rollout_correction}"
+
+
+@dataclass
+class R2VPOPolicyLossConfig(PolicyLossConfig):
+    """``actor_rollout_ref.actor.policy_loss`` with the dual variable (arXiv 2601.03320, Eqs. 9-12).
+
+    ``rollout_correction``, an attribute that verl's own class has, must point at ``algorithm.rollout_correction``: it
+    says against which policy verl computes the ratio, and every trainer of verl reads this class before it starts.
+
+    Raises:
+        ConfigError: A value outside its range, or ratios that would not be against the sampling policy.
+    """
+
+    _mutable_fields: ClassVar[set[str]] = PolicyLossConfig._mutable_fields | {"lam"}
+
+    loss_mode: str = "r2vpo"
+    lam: float = 0.04
+    """Lambda, or its first value: the weight of (rho-1)^2, at least 0."""
+    delta: float | None = None
+    """Target of E[(rho-1)^2], above 0; none with a fixed lambda."""
+    eta: float | None = None
+    """Dual step size, above 0; none takes the rule's own default."""
+    dual: str | None = None
+    """``fixed``, ``paper`` (Eq. 12) or ``adaptive``; none is ``fixed`` without a delta and ``paper`` with one."""
+
+    def __post_init__(self) -> None:
+        if self.loss_mode != "r2vpo":
+            raise ConfigError(f"{POLICY_LOSS}.loss_mode", self.loss_mode, f"'r2vpo' with _target_={CONFIG_CLASS}")
+        for name, open_low in (("lam", False), ("delta", True), ("eta", True)):
+            real(name, 0.0, open_low=open_low, optional=name != "lam")(self)
+        self.make_dual()
+        _check_correction(self.rollout_correction)
+
+    def make_dual(self) -> DualController:
+        """Lambda as these settings begin it."""
+        return DualController(self.lam, self.delta, self.eta, self.dual)
+
+
+def check_config(config: DictConfig) -> R2VPOPolicyLossConfig:
+    """Refuse a run whose ratios would silently be wrong, or whose settings verl would silently ignore.
+
+    Args:
+        config: verl's whole configuration.
+
+    Returns:
+        The policy-loss settings.
+
+    Raises:
+        ConfigError: The first setting that does not fit, with what it must be.
+    """
+    settings = _policy_loss(config)
+    for name, allowed, reason in REQUIRED:
+        value = OmegaConf.select(config, name)
+        if value not in allowed:
+            raise ConfigError(name, value, f"{' or '.join(map(repr, allowed))}: {reason}")
+    if OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.path"):
+        _check_sampler(config)
+    return settings
+
+
+REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
+    (
+        "algorithm.rollout_correction.bypass_mode",
+        (True,),
+        "otherwise verl computes the old log-probs again under the current policy and rho stays near 1",
+    ),
+    (
+        "actor_rollout_ref.rollout.calculate_log_probs",
+        (True,),
+        "the log-probs of the sampling policy come from the rollout engine",
+    ),
+    (
+        "actor_rollout_ref.rollout.logprobs_mode",
+        ("processed_logprobs",),
+        "raw log-probs leave out the temperature that tokens were sampled at",
+    ),
+    ("actor_rollout_ref.rollout.top_p", (1.0,), "the trainer's log-probs are over the whole vocabulary"),
+    ("actor_rollout_ref.rollout.top_k", (-1, 0), "the trainer's log-probs are over the whole vocabulary"),
+    ("trainer.use_v1", (True,), "the older trainer has no sampler and no registry of trainers"),
+    ("trainer.v1.trainer_mode", ("r2vpo",), "this trainer moves lambda and saves it"),
+    ("distillation.enabled", (False, None), "lambda is sent with verl's PPO loss, which would replace that one"),
+)
+"""Setting, values allowed, and why."""
+
+IGNORED_WITH_SAMPLER = ("algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups")
+"""verl does not tell a custom sampler about these."""
+
+
+def _policy_loss(config: DictConfig) -> R2VPOPolicyLossConfig:
+    try:
+        settings = omega_conf_to_dataclass(OmegaConf.select(config, POLICY_LOSS))
+    except InstantiationException as error:
+        # Hydra hides which setting was wrong in the cause.
+        raise error.__cause__ if isinstance(error.__cause__, ConfigError) else error from None
+    if not isinstance(settings, R2VPOPolicyLossConfig):
+        raise ConfigError(f"{POLICY_LOSS}._target_", OmegaConf.select(config, f"{POLICY_LOSS}._target_"), CONFIG_CLASS)
+    return settings
+
+
+def _check_correction(correction: Any) -> None:
+    if correction is None or correction.get("bypass_mode", False) is not True:
+        value = None if correction is None else correction.get("bypass_mode", False)
+        allowed = (
+            f"True, with {POLICY_LOSS}.rollout_correction={ROLLOUT_CORRECTION}: rho is against the sampling policy"
+        )
+        raise ConfigError("algorithm.rollout_correction.bypass_mode", value, allowed)
+    for name in ("rollout_is", "rollout_rs"):
+        if correction.get(name) is not None:
+            allowed = "null: in bypass mode the ratio itself is the importance weight, and verl would ignore this"
+            raise ConfigError(f"algorithm.rollout_correction.{name}", correction.get(name), allowed)
+
+
+def _check_sampler(config: DictConfig) -> None:
+    for name in IGNORED_WITH_SAMPLER:
+        if OmegaConf.select(config, name):
+            raise ConfigError(name, True, "False with a custom sampler: verl would ignore it")
