@@ -4,7 +4,7 @@ The host libraries of the adapters do not all fit into one environment, and the 
 makes an environment for each below FOLDER, installs the package with the adapter's extra, and runs the adapter's tests
 there. The first check installs the package alone and makes sure that none of the host libraries came with it.
 
-    python scripts/check_adapters.py                    # all of them, 5 to 10 minutes
+    python scripts/check_adapters.py                    # all of them, about 15 minutes the first time
     python scripts/check_adapters.py --adapters rsl-rl
 """
 
@@ -27,7 +27,6 @@ from r2vpo.errors import ConfigError
 from r2vpo.progress import LiveLine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-HOSTS = ("stable_baselines3", "trl", "verl", "rsl_rl", "prime_rl")
 
 
 @dataclass(frozen=True)
