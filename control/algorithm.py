@@ -73,6 +73,7 @@ class R2VPO:
         # Overlapped, the environments live in another process, and this one only tells the spaces.
         shown, engine = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
         envs = make_vector_env(env, shown, engine, config.env_threads or None)
+        config = replace(config, delta=config.delta_for(envs.action_space.shape[0]))
         self._assemble(config, (envs.observation_space, envs.action_space))
         self._source: EnvSource | gym.Env | None = env
         self._envs: AnyVectorEnv | None = envs

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from r2vpo.dual import joint_delta
 from r2vpo.errors import ConfigError
-from r2vpo.validation import boolean, choice, delta_where_needed, real, whole
+from r2vpo.validation import boolean, choice, lam_can_move, real, whole
 
 Algo = Literal["on-policy", "off-policy"]
 ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
@@ -39,8 +40,10 @@ class ControlConfig:
     """How lambda moves: fixed, the paper's gradient step, or a relative step that finds delta in a few rollouts."""
     lam: float = 1.0
     """First lambda. Larger holds the policy closer to the data."""
-    delta: float | None = 0.1
-    """Target of E[(rho-1)^2]; larger allows larger policy steps. Unused when dual is fixed."""
+    delta: float | None = None
+    """Target of E[(rho-1)^2]; larger allows larger policy steps. None takes it from delta_per_dimension."""
+    delta_per_dimension: float = 0.01
+    """Target of E[(rho-1)^2] of each action dimension alone; for d of them delta is (1 + this)^d - 1."""
     eta: float | None = None
     """Dual step size; None takes the rule's own."""
     eps: float | None = None
@@ -141,6 +144,10 @@ class ControlConfig:
         utd = self.utd if self.algo == "off-policy" else 1.0
         return max(1, round(utd * self.epochs * self.rollout_size / self.minibatch_size))
 
+    def delta_for(self, action_size: int) -> float:
+        """Target of E[(rho-1)^2] for actions of this many dimensions: delta where it was given."""
+        return joint_delta(self.delta_per_dimension, action_size) if self.delta is None else self.delta
+
     @property
     def objective_hyperparameters(self) -> dict[str, Any]:
         """Settings of the objective that were given."""
@@ -186,12 +193,12 @@ _CHECKS = (
     whole("eval_episodes", 0),
     real("lam", 0.0),
     *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    *(real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
+    *(real(n, 0.0, open_low=True) for n in ("delta_per_dimension", "utd", "trace_cap", "learning_rate", "max_grad_norm")),
     *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
     *(real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
     *(real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
     _minibatch_fits,
-    delta_where_needed,
+    lam_can_move,
     _log_std_bounds,
     _hidden_sizes,
 )

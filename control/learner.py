@@ -48,7 +48,7 @@ class Learner:
         self.optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, eps=1e-5, fused=True)
         self.updater = CompiledUpdater(
             make_objective(config.objective, **config.objective_hyperparameters),
-            DualController(config.lam, config.delta, config.eta, config.dual),
+            DualController(config.lam, config.delta_for(action_size), config.eta, config.dual),
             self.optimizer,
             module,
             parameters,

@@ -74,5 +74,10 @@ def delta_where_needed(config: Any) -> None:
     """A dual rule that moves lambda has a delta, and the adaptive one a first lambda above 0."""
     if config.dual != "fixed" and config.delta is None:
         raise ConfigError("delta", None, f"a finite number above 0 for dual={config.dual!r}")
+    lam_can_move(config)
+
+
+def lam_can_move(config: Any) -> None:
+    """The adaptive dual rule, which multiplies lambda, starts above 0."""
     if config.dual == "adaptive" and config.lam == 0:
         raise ConfigError("lam", config.lam, "above 0 for dual='adaptive'")

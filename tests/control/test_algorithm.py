@@ -1,5 +1,6 @@
 """The surface that Stable-Baselines3 users know, and learning itself."""
 
+import json
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_learning_rate_decays_linearly():
 
     R2VPO(IdentityEnv, learning_rate=1e-2, **SMALL).learn(128 * 5, callback=Watch())
     assert rates[1:] == pytest.approx([1e-2, 8e-3, 6e-3, 4e-3])
+
+
+def test_delta_grows_with_the_action_and_is_recorded(tmp_path):
+    model = R2VPO("Walker2d-v5", run_dir=tmp_path / "run", **SMALL)  # six joints
+    expected = (1.0 + model.config.delta_per_dimension) ** 6 - 1.0
+    assert model.learner.updater.dual.delta == pytest.approx(expected)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["delta"] == pytest.approx(expected)
+    model.close()
+    given = R2VPO("Walker2d-v5", delta=0.5, **SMALL)
+    assert given.learner.updater.dual.delta == given.config.delta == 0.5
 
 
 def test_counting_on_or_from_zero():

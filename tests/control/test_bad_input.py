@@ -30,6 +30,8 @@ SMALL = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, 
         ("lam", float("nan")),
         ("delta", 0.0),
         ("delta", -1.0),
+        ("delta_per_dimension", 0.0),
+        ("delta_per_dimension", None),
         ("objective", "trpo"),
         ("algo", "both"),
         ("dual", "newton"),
@@ -60,9 +62,9 @@ def test_minibatch_larger_than_the_batch_names_both_sizes():
         R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=64)
 
 
-def test_adaptive_dual_needs_a_delta():
-    with pytest.raises(ConfigError, match="delta=None"):
-        ControlConfig(dual="adaptive", delta=None)
+def test_adaptive_dual_multiplies_lambda_and_cannot_start_at_zero():
+    with pytest.raises(ConfigError, match="lam=0.*above 0 for dual='adaptive'"):
+        ControlConfig(dual="adaptive", lam=0)
 
 
 def test_unknown_setting_lists_the_known_ones():

@@ -3,8 +3,10 @@
 import math
 
 import pytest
+import torch
 
-from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, DualController
+from r2vpo.diagnostics import gaussian_ratio_variance
+from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, DualController, joint_delta
 from r2vpo.errors import ConfigError
 
 
@@ -134,3 +136,12 @@ def test_state_survives_a_round_trip(rule):
     restored.load_state_dict(original.state_dict())
     assert restored.state_dict() == original.state_dict()
     assert [restored.update(v) for v in (0.3, 0.0, 0.05)] == [original.update(v) for v in (0.3, 0.0, 0.05)]
+
+
+@pytest.mark.parametrize("dimensions", [1, 3, 17])
+def test_joint_delta_is_the_variance_when_every_dimension_moves_alike(dimensions):
+    def variance(size):
+        old_mean, old_std = torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
+        return float(gaussian_ratio_variance(old_mean, old_std, old_mean + 0.1, 1.02 * old_std))
+
+    assert joint_delta(variance(1), dimensions) == pytest.approx(variance(dimensions), rel=1e-9)
