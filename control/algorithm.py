@@ -47,7 +47,7 @@ class R2VPO:
             Observations and actions must be one-dimensional Boxes.
         seed: Seed of weights, action noise, minibatches and environments.
         run_dir: Where config, metrics, checkpoints, curve and summary go; None writes nothing.
-        settings: Fields of :class:`r2vpo.control.config.ControlConfig`; the rest comes from the task's preset.
+        settings: Fields of :class:`r2vpo.control.config.ControlConfig`; the rest comes from the algorithm's preset.
 
     Raises:
         ConfigError: A setting is unknown or outside its range, or the spaces do not fit.

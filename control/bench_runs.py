@@ -47,8 +47,8 @@ LABELS = {
     "budget-1": "R²VPO at SB3's budget, 1 environment",
     "budget": "R²VPO at SB3's budget, 16 environments",
     "fast": "R²VPO, fast preset",
-    "off": "R²VPO off-policy, the task's preset",
-    "off-overlap": "R²VPO off-policy, the task's preset, overlapped",
+    "off": "R²VPO off-policy, the default",
+    "off-overlap": "R²VPO off-policy, the default, overlapped",
 }
 
 

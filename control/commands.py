@@ -13,7 +13,7 @@ from r2vpo.control.config import ControlConfig
 
 @dataclass(frozen=True)
 class TrainCommand(ControlConfig):
-    """Train an agent. Defaults are the preset of the task; give --env first to see it in --help."""
+    """Train an agent. Defaults are the preset of the algorithm; give --algo or --preset to see another's in --help."""
 
     run_dir: Path | None = None
     """Where everything is written; named after task, algorithm, seed and time when not given."""

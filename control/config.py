@@ -20,7 +20,7 @@ HYPERPARAMETERS = ("eps", "eps_low", "eps_high", "cap", "level")
 
 @dataclass(frozen=True)
 class ControlConfig:
-    """Settings of one run. Presets fill them per task; anything given explicitly wins."""
+    """Settings of one run. A preset fills them in; anything given explicitly wins."""
 
     env: str = "HalfCheetah-v5"
     """Gymnasium id of the environment."""
@@ -34,7 +34,7 @@ class ControlConfig:
     """Seed of everything random. Same seed, same run, bit for bit on one machine."""
 
     preset: Preset = "default"
-    """Fills in what is not given. default: tuned for the task; fast: 32 environments, overlap, fewer gradient steps."""
+    """Fills in what is not given. default: most return per sample; fast: 32 environments, overlapped, fewer updates."""
 
     dual: DualRule = "adaptive"
     """How lambda moves: fixed, the paper's gradient step, or a relative step that finds delta in a few rollouts."""
@@ -193,7 +193,8 @@ _CHECKS = (
     whole("eval_episodes", 0),
     real("lam", 0.0),
     *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    *(real(n, 0.0, open_low=True) for n in ("delta_per_dimension", "utd", "trace_cap", "learning_rate", "max_grad_norm")),
+    real("delta_per_dimension", 0.0, open_low=True),
+    *(real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
     *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
     *(real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
     *(real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),

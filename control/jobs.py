@@ -30,7 +30,7 @@ class Job:
     total_steps: int
     eval_episodes: int = 20
     settings: dict[str, Any] = field(default_factory=dict, hash=False)
-    """What overrides the task's preset; empty for other libraries' algorithms."""
+    """What overrides the preset; empty for other libraries' algorithms."""
 
     @classmethod
     def of_line(cls, line: dict[str, Any]) -> Job:
@@ -73,7 +73,7 @@ class Job:
 
     @property
     def train_settings(self) -> dict[str, Any]:
-        """Arguments of our trainer besides environment and seed; the task's preset fills in the others."""
+        """Arguments of our trainer besides environment and seed; the algorithm's preset fills in the others."""
         settings = {"total_steps": self.total_steps, "eval_episodes": 0, "env_threads": 1}
         settings |= VARIANTS[self.algo] | self.settings
         if "hidden_sizes" in settings:  # JSON has no tuples

@@ -31,7 +31,7 @@ class StudyCommand:
     total_steps: int = 500_000
     """Environment steps of each run."""
     set: tuple[str, ...] = ()
-    """NAME=VALUE ...: settings of r2vpo control train that override the task's preset, for our own algorithms."""
+    """NAME=VALUE ...: settings of r2vpo control train that override the preset, for our own algorithms."""
     episodes: int = 20
     """Evaluation episodes, deterministic and again stochastic."""
     out: Path = Path("runs/study")

@@ -1,6 +1,7 @@
 """The surface that Stable-Baselines3 users know, and learning itself."""
 
 import json
+
 import gymnasium as gym
 import numpy as np
 import pytest

@@ -63,7 +63,7 @@ def test_minibatch_larger_than_the_batch_names_both_sizes():
 
 
 def test_adaptive_dual_multiplies_lambda_and_cannot_start_at_zero():
-    with pytest.raises(ConfigError, match="lam=0.*above 0 for dual='adaptive'"):
+    with pytest.raises(ConfigError, match=r"lam=0.*above 0 for dual='adaptive'"):
         ControlConfig(dual="adaptive", lam=0)
 
 
