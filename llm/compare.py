@@ -42,6 +42,8 @@ class CompareCommand:
     """Runs at a time, one torch thread each."""
     json: Path | None = None
     """Also write the comparison to this file."""
+    keep_curves: bool = False
+    """Keep of each run what r2vpo plot reads, in curves/ under the folder."""
     quiet: bool = False
     """No live line."""
 
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError("methods", method, f"names among {', '.join(METHODS)}")
     settings = {} if command.learning_rate is None else {"learning_rate": command.learning_rate}
     jobs = [
-        Job(method, seed, command.model, command.dataset, command.total_rollouts, settings)
+        Job(method, seed, command.model, command.dataset, command.total_rollouts, settings, keep=command.keep_curves)
         for seed in range(command.seeds)
         for method in command.methods
     ]
@@ -104,10 +106,11 @@ def compare_jobs(jobs: Sequence[Job], out: Path, workers: int = 2, quiet: bool =
 
 def _make_model_once(jobs: Sequence[Job]) -> None:
     """So that the workers do not all make it at once."""
-    if any(job.model == "arithmetic" for job in jobs):
-        from r2vpo.llm.tiny import ensure_tiny_model
+    from r2vpo.llm.tiny_names import is_tiny, make_tiny
 
-        ensure_tiny_model()
+    for model in dict.fromkeys(job.model for job in jobs):
+        if is_tiny(model):
+            make_tiny(model)
 
 
 def _key(line: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ class LLMConfig:
     """Settings of one run. A method and a preset fill them; anything given explicitly wins."""
 
     model: str = "arithmetic"
-    """Directory, hub name, SmolLM2-135M-Instruct, or arithmetic: the tiny model that is made here in a minute."""
+    """Directory, hub name, SmolLM2-135M-Instruct, or a tiny model that is made here in a minute: arithmetic, and
+    reasoning-gym:TASK for a task that a model this small learns."""
     dataset: str = "arithmetic"
-    """Training problems: arithmetic, gsm8k, dapo-math-17k, reasoning-gym:TASK, a JSONL or parquet file, a hub name."""
+    """Training problems: arithmetic, gsm8k, dapo-math-17k, reasoning-gym:TASK, with settings as in
+    reasoning-gym:gcd,max_value=60, a JSONL or parquet file, a hub name."""
     eval_dataset: str | None = None
     """Held-out problems; None takes the test split of the dataset where it has one."""
     method: str = "r2vpo-off"
@@ -145,6 +148,8 @@ class LLMConfig:
     """Iterations between greedy evaluations on held-out problems; 0 leaves them out."""
     eval_problems: int = 500
     """Held-out problems evaluated, at most."""
+    solved_above: float = 0.0
+    """A held-out problem is solved when the reward of its answer is above this: rewards are 1 / 0, or +1 / -1."""
     eval_samples: int = 4
     """Sampled answers per held-out problem in the evaluation that closes a run; 0 leaves it out."""
     checkpoint_seconds: float = 60.0
@@ -231,6 +236,7 @@ _CHECKS = (
     whole("group_size", 2),
     *(boolean(n) for n in ("dynamic_sampling", "vllm_sleep", "gradient_checkpointing", "trust_remote_code")),
     real("lam", 0.0),
+    real("solved_above", -math.inf),
     *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
     real("lora_alpha", 0.0, open_low=True, optional=True),
     *(real(n, 0.0, open_low=True) for n in ("utd", "learning_rate", "max_grad_norm", "temperature", "reward_timeout")),

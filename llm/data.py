@@ -17,7 +17,7 @@ from r2vpo.llm.row_files import SUFFIXES, read_path
 Row = dict[str, Any]
 
 REASONING_GYM = "reasoning-gym:"
-"""Prefix of procedurally generated datasets; the name of a reasoning-gym task follows."""
+"""Prefix of procedurally generated datasets; a reasoning-gym task follows, with settings: ``gcd,max_value=60``."""
 
 PROCEDURAL = ("arithmetic",)
 """Built-in datasets that are generated."""
@@ -93,9 +93,10 @@ def _read(name: str, split: str, limit: int | None) -> list[Row]:
 
         return arithmetic_rows(split, limit)
     if name.startswith(REASONING_GYM):
-        from r2vpo.envs.reasoning import reasoning_rows
+        from r2vpo.envs.reasoning import parse_task, reasoning_rows
 
-        return reasoning_rows(name.removeprefix(REASONING_GYM), split, limit)
+        task, settings = parse_task(name.removeprefix(REASONING_GYM))
+        return reasoning_rows(task, split, limit, **settings)
     if _is_path(name):
         return read_path(Path(name).expanduser(), split, limit)
     if name.count("/") == 1:

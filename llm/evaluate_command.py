@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from r2vpo.errors import ConfigError
+from r2vpo.llm.data import PROCEDURAL, REASONING_GYM
 from r2vpo.llm.evaluated_model import EvaluatedModel, find_model, weights_fingerprint
 from r2vpo.llm.evaluation_protocol import EvaluationProtocol
-from r2vpo.llm.methods import ARITHMETIC, DATASET_DEFAULTS
+from r2vpo.llm.methods import TINY, dataset_defaults
+from r2vpo.llm.tiny_names import is_tiny
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,13 +122,13 @@ def make_protocol(command: EvaluateCommand, model: EvaluatedModel) -> Evaluation
         ConfigError: A value outside its range.
     """
     run = model.run_config
-    tiny = ARITHMETIC["max_completion_tokens"] if model.source == "arithmetic" else DEFAULT_MAX_TOKENS
+    limit = TINY["max_completion_tokens"] if is_tiny(model.source) else DEFAULT_MAX_TOKENS
     return EvaluationProtocol(
         samples=command.samples,
         k=command.k if command.k is not None else tuple(k for k in DEFAULT_K if k <= command.samples),
         temperature=command.temperature,
         top_p=command.top_p,
-        max_tokens=command.max_tokens if command.max_tokens is not None else run.get("max_completion_tokens", tiny),
+        max_tokens=command.max_tokens if command.max_tokens is not None else run.get("max_completion_tokens", limit),
         greedy=command.greedy,
         seed=command.seed,
         prompt_template=command.prompt_template or run.get("prompt_template"),
@@ -136,9 +138,13 @@ def make_protocol(command: EvaluateCommand, model: EvaluatedModel) -> Evaluation
 
 def default_reward(benchmark: str) -> str:
     """Verifier of a benchmark."""
-    if benchmark.startswith("reasoning-gym:"):
-        return "reasoning_gym"
-    return str(DATASET_DEFAULTS["arithmetic"]["reward"][0]) if benchmark == "arithmetic" else "math_verify"
+    generated = benchmark in PROCEDURAL or benchmark.startswith(REASONING_GYM)
+    return str(dataset_defaults(benchmark)["reward"][0]) if generated else "math_verify"
+
+
+def with_own_bar(protocol: EvaluationProtocol, benchmark: str) -> EvaluationProtocol:
+    """The protocol with the reward above which a problem of this benchmark counts as solved."""
+    return replace(protocol, solved_above=dataset_defaults(benchmark).get("solved_above", protocol.solved_above))
 
 
 def _check(command: EvaluateCommand) -> None:
@@ -229,7 +235,7 @@ def _evaluate_all(
                 tokenizer,
                 benchmark.rows,
                 benchmark.reward,
-                protocol,
+                with_own_bar(protocol, benchmark.name),
                 output=benchmark.file,
                 identity=identity,
                 completions_at_once=command.completions_at_once,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from r2vpo.errors import ConfigError, RunDirectoryError
+from r2vpo.llm.tiny_names import is_tiny
 
 CONFIG, MODEL = "config.json", "model"
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -40,6 +41,8 @@ def find_model(argument: str) -> EvaluatedModel:
     path = Path(argument).expanduser()
     if path.is_dir():
         return _directory(path)
+    if is_tiny(argument):
+        return EvaluatedModel(argument, argument)
     # a/b is a hub name, unless there is a folder a here: then b was meant to be in it.
     local = path.exists() or (len(path.parts) > 1 and path.parent.exists())
     if local or not _HUB_NAME.fullmatch(argument):

@@ -10,9 +10,6 @@ from r2vpo.llm.collection import Collector
 from r2vpo.llm.prompt_stream import Problem
 from r2vpo.llm.rollout import Sampling
 
-SOLVED_ABOVE = 0.0
-"""A problem is solved when its reward is above this: rewards are 1 / 0, or +1 / -1."""
-
 
 def accuracy(
     collector: Collector, problems: Sequence[Problem], samples: int = 1, temperature: float = 0.0, top_p: float = 1.0
@@ -39,6 +36,7 @@ def accuracy(
         completions = collector.engine.generate([p.tokens for p in own], samples, sampling, own_seeds)
         texts = [collector.decode(completion.tokens.tolist()) for completion in completions]
         batch = collector.score([p for p in own for _ in range(samples)], texts)
-        solved = [float(total > SOLVED_ABOVE) for total, valid in zip(batch.total, batch.valid, strict=True) if valid]
+        bar = collector.config.solved_above
+        solved = [float(total > bar) for total, valid in zip(batch.total, batch.valid, strict=True) if valid]
     everywhere = collector.processes.gather(solved)
     return float(np.mean(everywhere)) if everywhere else None

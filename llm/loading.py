@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm import smollm
+from r2vpo.llm.tiny_names import ARITHMETIC, REASONING_GYM, is_tiny, make_tiny
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +22,15 @@ ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2")
 CONFIG = "config.json"
 
 
-def _arithmetic() -> Path:
-    from r2vpo.llm.tiny import ensure_tiny_model
+BUILT_IN: dict[str, Callable[[], Path]] = {
+    ARITHMETIC: lambda: make_tiny(ARITHMETIC),
+    smollm.NAME: smollm.smollm_directory,
+}
+"""Models that need no hub: functions that return the directory they are in, making it where need be. The tiny models
+of reasoning-gym's tasks are made here as well, by names that begin with a prefix."""
 
-    return Path(ensure_tiny_model())
-
-
-BUILT_IN: dict[str, Callable[[], Path]] = {"arithmetic": _arithmetic, smollm.NAME: smollm.smollm_directory}
-"""Models that need no hub: functions that return the directory they are in, making it where need be."""
-
-_KNOWN = f"a directory with {CONFIG}, a hub name that can be downloaded or is cached, or {' or '.join(BUILT_IN)}"
+_NAMES = " or ".join((*BUILT_IN, f"{REASONING_GYM}TASK"))
+_KNOWN = f"a directory with {CONFIG}, a hub name that can be downloaded or is cached, or {_NAMES}"
 
 
 def resolve_model(name: str) -> str:
@@ -41,6 +41,8 @@ def resolve_model(name: str) -> str:
     """
     if name in BUILT_IN:
         return str(BUILT_IN[name]())
+    if is_tiny(name):
+        return str(make_tiny(name))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / CONFIG).is_file():
@@ -65,7 +67,7 @@ def load_model(
     """A causal language model, on the CPU and in evaluation mode.
 
     Args:
-        name: A directory, a hub name, or a key of :data:`BUILT_IN`.
+        name: A directory, a hub name, a key of :data:`BUILT_IN`, or ``reasoning-gym:TASK``.
         dtype: Of the weights; auto is bfloat16 where there is a GPU, float32 elsewhere.
         attention: auto is flash attention where it is installed, the dtype is half precision and the model has it;
             else what transformers prefers, which is sdpa.

@@ -6,6 +6,7 @@ from typing import Any
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.tiny_names import REASONING_GYM, is_tiny
 from r2vpo.validation import check_names
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -24,7 +25,7 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """The paper's two algorithms and the baselines, by the names that --method takes."""
 
-ARITHMETIC: dict[str, Any] = {
+TINY: dict[str, Any] = {
     "prompts_per_iteration": 64,
     "minibatch_size": 128,
     "learning_rate": 1e-4,
@@ -34,7 +35,10 @@ ARITHMETIC: dict[str, Any] = {
     "max_prompt_tokens": 32,
     "max_completion_tokens": 16,
 }
-"""The tiny model on its own task. Lambda and learning rate were searched (benchmarks/llm_arithmetic/search)."""
+"""A tiny model on its own task. Lambda and learning rate were searched on sums (benchmarks/llm_arithmetic/search)."""
+
+REASONING: dict[str, Any] = {"reward": ("reasoning_gym",), "solved_above": 0.99}
+"""reasoning-gym's verifiers give partial credit, and less than 1 to whatever is not right."""
 
 DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
     "arithmetic": {"reward": ("exact",)},
@@ -54,13 +58,17 @@ def preset(settings: dict[str, Any]) -> dict[str, Any]:
     if method not in METHODS:
         raise ConfigError("method", method, f"one of {', '.join(METHODS)}")
     dataset = settings.get("dataset", LLMConfig.dataset)
-    if dataset.startswith("reasoning-gym:"):
-        chosen: dict[str, Any] = {"reward": ("reasoning_gym",)}
-    else:
-        chosen = dict(DATASET_DEFAULTS.get(dataset, {"reward": ("math_verify",)}))
-    if settings.get("model", LLMConfig.model) == "arithmetic":
-        chosen |= ARITHMETIC
+    chosen = dict(dataset_defaults(dataset))
+    if is_tiny(settings.get("model", LLMConfig.model)):
+        chosen |= TINY
     return {"method": method, **METHODS[method], **chosen}
+
+
+def dataset_defaults(dataset: str) -> dict[str, Any]:
+    """How the answers of a dataset are verified, and from which reward on a problem counts as solved."""
+    if dataset.startswith(REASONING_GYM):
+        return REASONING
+    return DATASET_DEFAULTS.get(dataset, {"reward": ("math_verify",)})
 
 
 def resolve_config(settings: dict[str, Any]) -> LLMConfig:

@@ -1,8 +1,8 @@
-"""The default model: a small Qwen2 that is made here in a minute, already right about half of the time.
+"""Small Qwen2 models that are made here in a minute, already right about half of the time.
 
-It has its own tokenizer (one token a character) and is trained from random weights, supervised, on a few of the
-training problems of :mod:`r2vpo.envs.arithmetic` until it solves half of the validation problems. The held-out test
-problems are never seen.
+Each has its own tokenizer (one token a character) and is trained from random weights, supervised, on a few of the
+training problems of its task until it solves half of the validation problems. The held-out test problems are never
+seen. The task of the default model is :mod:`r2vpo.envs.arithmetic`; :mod:`r2vpo.llm.tiny_reasoning` has others.
 """
 
 from __future__ import annotations
@@ -12,28 +12,34 @@ import json
 import logging
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from r2vpo.cache import cache_directory
 from r2vpo.envs.arithmetic import ArithmeticTask
 from r2vpo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from r2vpo.llm.warm_start import WarmStartResult
 
 FORMAT_VERSION = 1
 """Part of the cache key. Raise it when a change to the code changes the model that the same settings make."""
 
+Row = dict[str, Any]
+
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TinySettings:
-    """Everything that defines the model."""
+class TinyModelSettings(ABC):
+    """Everything that defines a model but its task, which subclasses add."""
+
+    family: ClassVar[str]
+    """Begins the name in the cache."""
 
     seed: int = 0
     """Of the first weights and of the order of the examples."""
@@ -47,10 +53,6 @@ class TinySettings:
     """Width inside the feed-forward blocks."""
     max_length: int = 512
     """Longest text, in tokens."""
-    operands: int = ArithmeticTask.operands
-    """Numbers in a sum."""
-    highest: int = ArithmeticTask.highest
-    """Largest of them."""
     target_accuracy: float = 0.5
     """Greedy accuracy on the validation problems at which the warm start stops."""
     examples: int = 300
@@ -86,13 +88,49 @@ class TinySettings:
     def key(self) -> str:
         """Name of the model in the cache: the same for the same settings, and for no others."""
         text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, sort_keys=True)
-        return f"tiny-arithmetic-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return f"{self.family}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    @abstractmethod
+    def problems(self) -> tuple[list[Row], list[Row]]:
+        """Problems to learn from, at most ``examples``, and problems to validate on.
+
+        Raises:
+            ConfigError: The task has none.
+        """
+
+    @abstractmethod
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """A tokenizer that can write the task; ids of its special tokens are those of the tiny tokenizer."""
+
+
+@dataclass(frozen=True)
+class TinySettings(TinyModelSettings):
+    """The model of the arithmetic task."""
+
+    family: ClassVar[str] = "tiny-arithmetic"
+
+    operands: int = ArithmeticTask.operands
+    """Numbers in a sum."""
+    highest: int = ArithmeticTask.highest
+    """Largest of them."""
+
+    def problems(self) -> tuple[list[Row], list[Row]]:
+        """The first training problems in the order of the seed, and all validation problems."""
+        task = ArithmeticTask(self.operands, self.highest)
+        train, validation = task.rows("train", self.examples, self.seed), task.rows("validation")
+        if not train or not validation:
+            raise ConfigError("operands", self.operands, f"so large that {task} has problems to validate on")
+        return train, validation
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Digits and signs."""
+        from r2vpo.llm.tiny_tokenizer import make_tokenizer
+
+        return make_tokenizer(self.max_length)
 
 
 def ensure_tiny_model(quiet: bool = False, **settings: Any) -> Path:
-    """Directory of the tiny model in Hugging Face's format; made first where the cache does not have it.
-
-    Several processes may ask at once: one makes the model and the others wait for it.
+    """Directory of the arithmetic model in Hugging Face's format; see :func:`ensure_made`.
 
     Args:
         quiet: Show no progress.
@@ -105,7 +143,17 @@ def ensure_tiny_model(quiet: bool = False, **settings: Any) -> Path:
     for name, value in settings.items():
         if name not in known:
             raise ConfigError(name, value, f"left out; the settings of the tiny model are {', '.join(known)}")
-    wanted = TinySettings(**settings)
+    return ensure_made(TinySettings(**settings), quiet)
+
+
+def ensure_made(wanted: TinyModelSettings, quiet: bool = False) -> Path:
+    """Directory of the model that the settings define, in Hugging Face's format; made first where need be.
+
+    Several processes may ask at once: one makes the model and the others wait for it.
+
+    Raises:
+        ConfigError: The task has no problems, or the target accuracy was not reached.
+    """
     directory = cache_directory() / wanted.key
     if _complete(directory):
         return directory
@@ -118,15 +166,15 @@ def ensure_tiny_model(quiet: bool = False, **settings: Any) -> Path:
     return directory
 
 
-def build_model(settings: TinySettings) -> PreTrainedModel:
-    """Random weights that depend on the seed alone; the caller's random state is left as it was."""
+def build_model(settings: TinyModelSettings) -> PreTrainedModel:
+    """Random weights that depend on the settings alone; the caller's random state is left as it was."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from r2vpo.llm.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, vocabulary
+    from r2vpo.llm.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID
 
     config = Qwen2Config(
-        vocab_size=len(vocabulary()),
+        vocab_size=len(settings.tokenizer()),
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.num_heads,
@@ -143,15 +191,12 @@ def build_model(settings: TinySettings) -> PreTrainedModel:
         return Qwen2ForCausalLM(config)
 
 
-def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = False) -> WarmStartResult:
+def train_tiny(model: PreTrainedModel, settings: TinyModelSettings, quiet: bool = False) -> WarmStartResult:
     """Warm-start ``model`` in place on some training problems; raises as :func:`~r2vpo.llm.warm_start.warm_start`."""
-    from r2vpo.llm.tiny_tokenizer import make_tokenizer
     from r2vpo.llm.warm_start import Examples, WarmStartSettings, warm_start
 
-    task, tokenizer = ArithmeticTask(settings.operands, settings.highest), make_tokenizer(settings.max_length)
-    train, validation = task.rows("train", settings.examples, settings.seed), task.rows("validation")
-    if not train or not validation:
-        raise ConfigError("operands", settings.operands, f"so large that {task} has problems to validate on")
+    tokenizer = settings.tokenizer()
+    train, validation = settings.problems()
     return warm_start(
         model,
         Examples.of(train, tokenizer),
@@ -166,16 +211,14 @@ def train_tiny(model: PreTrainedModel, settings: TinySettings, quiet: bool = Fal
     )
 
 
-def _make_in(directory: Path, settings: TinySettings, quiet: bool) -> None:
+def _make_in(directory: Path, settings: TinyModelSettings, quiet: bool) -> None:
     """Make the model beside its final place and rename it there, so that the place holds all of it or nothing."""
-    from r2vpo.llm.tiny_tokenizer import make_tokenizer
-
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         model = build_model(settings)
         result = train_tiny(model, settings, quiet)
         model.save_pretrained(temporary)
-        make_tokenizer(settings.max_length).save_pretrained(temporary)
+        settings.tokenizer().save_pretrained(temporary)
         about = {"settings": asdict(settings), "steps": result.steps, "validation_accuracy": result.accuracy}
         (temporary / "warm_start.json").write_text(json.dumps(about, indent=2) + "\n")
         temporary.chmod(0o755)  # mkdtemp's are private, but a cache may be shared

@@ -1,7 +1,9 @@
-"""A tokenizer with one token per character, enough for arithmetic, in the format every library reads."""
+"""A tokenizer with one token per character, in the format every library reads."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,26 +11,35 @@ if TYPE_CHECKING:
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 CHARACTERS = "0123456789+-*/=()., "
+"""Enough for arithmetic."""
+ASCII = "".join(map(chr, range(32, 127))) + "\n"
+"""Enough for most of reasoning-gym."""
 
 PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
 
 
-def vocabulary() -> dict[str, int]:
+def vocabulary(characters: str = CHARACTERS, phrases: Sequence[str] = ()) -> dict[str, int]:
     """Token ids; the special tokens come first."""
-    return {token: i for i, token in enumerate((PAD, BOS, EOS, UNKNOWN, *CHARACTERS))}
+    return {token: i for i, token in enumerate((PAD, BOS, EOS, UNKNOWN, *characters, *phrases))}
 
 
-def make_tokenizer(max_length: int = 512) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    max_length: int = 512, characters: str = CHARACTERS, phrases: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """Tokenizer that puts ``<bos>`` before every text and no chat template around it.
 
     Args:
         max_length: Longest text of the model it is for, in tokens.
+        characters: Each is a token; any other is unknown.
+        phrases: Longer texts that are one token each, such as an instruction that all problems of a task share.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(models.WordLevel(vocabulary(), unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer = Tokenizer(models.WordLevel(vocabulary(characters, phrases), unk_token=UNKNOWN))
+    newline = ["\n"] if "\n" in characters else []  # which a dot does not match
+    pattern = "|".join([*map(re.escape, phrases), *newline, "."])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, BOS_ID)]
     )

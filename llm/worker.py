@@ -11,6 +11,9 @@ from typing import Any
 
 from r2vpo.study import Line, die_with_parent, say
 
+CURVES = "curves"
+"""Folder of the kept runs."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -25,6 +28,8 @@ class Job:
     """Further settings, over those of the method and the preset."""
     label: str | None = None
     """Name of the row in tables; the method's when not given."""
+    keep: bool = False
+    """Keep what the figures read, in :data:`CURVES` beside the folder for runs. No part of the key."""
 
     @property
     def key(self) -> str:
@@ -83,9 +88,21 @@ def run(job: Job, folder: Path) -> Line:
         "commit": source_commit(),
     }
     trainer.close()
+    if job.keep:
+        keep_curves(run_dir, folder.parent / CURVES / f"{job.name}-seed{job.seed}")
     # Everything a study needs of a run is in its line; a hundred copies of a model are not.
     shutil.rmtree(run_dir)
     return line
+
+
+def keep_curves(run_dir: Path, destination: Path) -> None:
+    """Copy what ``r2vpo plot`` reads: configuration, metrics, and the tokens of Figure 2."""
+    from r2vpo.llm.results import TOKENS
+    from r2vpo.run_directory import CONFIG, METRICS
+
+    destination.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG, METRICS, TOKENS):
+        shutil.copyfile(run_dir / name, destination / name)
 
 
 def hash_text(text: str) -> int:
