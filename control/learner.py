@@ -14,8 +14,8 @@ from r2vpo.control.collector import Rollout
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.gaussian import GaussianPolicy, ValueFunction
 from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
-from r2vpo.control.targets import Estimator, join_samples
-from r2vpo.dual import DualController
+from r2vpo.control.targets import Estimator, join_samples, standardized
+from r2vpo.dual import DualController, signal_share
 from r2vpo.errors import TrainingDiverged
 from r2vpo.flat import flatten_parameters
 from r2vpo.objectives import make_objective
@@ -65,7 +65,8 @@ class Learner:
             learning_rate: Of every gradient step in this update.
 
         Returns:
-            Diagnostics of :meth:`r2vpo.update.PolicyUpdater.summary`, and ``entropy`` in nats.
+            Diagnostics of :meth:`r2vpo.update.PolicyUpdater.summary`, ``entropy`` in nats, ``advantage_std`` before
+            advantages are standardised, in units of the scaled return, and ``delta``, the target of this update.
 
         Raises:
             TrainingDiverged: Not one gradient step of the update was finite.
@@ -73,7 +74,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
-        samples = self._store_and_estimate(rollout)
+        samples, advantage_std = self._store_and_estimate(rollout)
+        self.updater.dual.share = signal_share(advantage_std, self.config.signal_floor_in_use)
         samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
         for minibatch in self._minibatches(samples):
@@ -82,6 +84,7 @@ class Learner:
         if not summary["gradient_steps"]:
             raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")
         self.policy.normalizer.update(rollout["observations"].flatten(0, 1))
+        summary |= {"advantage_std": advantage_std, "delta": self.updater.dual.target}
         with torch.no_grad():
             summary["entropy"] = float(self.policy.entropy({"observations": rollout["last_observations"]})[0])
         return summary
@@ -116,8 +119,8 @@ class Learner:
         self.buffer.load_state_dict(state["buffer"])
         self.reward_scaler.load_state_dict(state["reward_scaler"])
 
-    def _store_and_estimate(self, rollout: Rollout) -> dict[str, Tensor]:
-        """Samples of the whole buffer, in the order of its positions."""
+    def _store_and_estimate(self, rollout: Rollout) -> tuple[dict[str, Tensor], float]:
+        """Samples of the whole buffer, in the order of its positions, and how large their advantages were."""
         estimator = Estimator(
             self.policy,
             self.value_function,
@@ -126,21 +129,29 @@ class Learner:
             self.config.gae_lambda,
             self.config.trace_cap,
         )
-        normalize = self.config.normalize_advantages
         num_samples = rollout["done"].numel()
         # Collected ahead, even the newest rollout is by the policy of one update ago.
         newest_is_stale = self.config.overlap
         if self.config.replay_advantages == "stored":
-            fresh = join_samples([estimator.estimate(rollout, newest_is_stale)], normalize)
+            fresh = estimator.estimate(rollout, newest_is_stale)
+            advantage_std = self._standardize(fresh)
             self.buffer.add(fresh, num_samples)
-            samples = join_samples(self.buffer.iterations, normalize_advantages=False)
+            samples = join_samples(self.buffer.iterations)
         else:
             self.buffer.add(rollout, num_samples)
             *older, newest = self.buffer.iterations
             parts = [estimator.estimate(rollout, stale=True) for rollout in older]
             parts.append(estimator.estimate(newest, newest_is_stale))
-            samples = join_samples(parts, normalize)
-        return {**samples, "age": self.buffer.ages()}
+            samples = join_samples(parts)
+            advantage_std = self._standardize(samples)
+        return {**samples, "age": self.buffer.ages()}, advantage_std
+
+    def _standardize(self, samples: dict[str, Tensor]) -> float:
+        """Standardise advantages in place where the config says so; returns their standard deviation before."""
+        advantage = samples["advantage"]
+        if self.config.normalize_advantages:
+            samples["advantage"] = standardized(advantage)
+        return float(advantage.std())
 
     def _minibatches(self, samples: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Minibatches in random order; gathering many at once costs less than gathering each."""

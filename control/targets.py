@@ -79,10 +79,11 @@ class Estimator:
         }
 
 
-def join_samples(parts: Sequence[dict[str, Tensor]], normalize_advantages: bool) -> dict[str, Tensor]:
-    """Lay the samples of several rollouts end to end, and standardise their advantages together."""
-    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    if normalize_advantages:
-        advantage = joined["advantage"]
-        joined["advantage"] = (advantage - advantage.mean()) / (advantage.std() + ADVANTAGE_EPS)
-    return joined
+def join_samples(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Lay the samples of several rollouts end to end."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def standardized(advantage: Tensor) -> Tensor:
+    """Advantages with mean 0 and standard deviation 1."""
+    return (advantage - advantage.mean()) / (advantage.std() + ADVANTAGE_EPS)

@@ -26,6 +26,7 @@ ADAPTIVE_BOUNDS = (1e-3, 1e3)
 """Lambda under the adaptive rule stays within these, so that it can return within a few rollouts."""
 
 _LARGEST_RELATIVE_ERROR = 3.0
+_SMALLEST_SHARE = 1e-3
 
 
 def joint_delta(per_dimension: float, dimensions: int) -> float:
@@ -41,6 +42,24 @@ def joint_delta(per_dimension: float, dimensions: int) -> float:
         dimensions: Size of the action, at least 1.
     """
     return math.expm1(dimensions * math.log1p(per_dimension))
+
+
+def signal_share(advantage_std: float, floor: float) -> float:
+    """Share of delta that advantages of this size are worth: ``min(1, (advantage_std / floor)^2)``.
+
+    At a fixed price lambda the best ratio of a sample is ``1 + A / (2 lambda)`` (arXiv 2601.03320, Eq. 11), so the
+    variance that is worth paying for falls with the square of the advantages. Standardising them hides how large they
+    are: where almost nothing is to be gained, the whole of delta would be spent on following noise. It is not in the
+    papers.
+
+    Args:
+        advantage_std: Standard deviation of the advantages before they are standardised, in units of the return's.
+        floor: Where the share reaches 1; 0 means that it is 1 everywhere.
+
+    Returns:
+        At least 0.001, so that lambda stays within reach.
+    """
+    return 1.0 if floor <= 0 else min(1.0, max(_SMALLEST_SHARE, (advantage_std / floor) ** 2))
 
 
 class DualController:
@@ -74,7 +93,14 @@ class DualController:
         self.rule = rule
         self.lam = float(lam)
         self.delta = delta
+        self.share = 1.0
+        """Part of delta that is the target now, in (0, 1]; see :func:`signal_share`."""
         self.eta = DEFAULT_ETA[rule] if eta is None else float(eta)
+
+    @property
+    def target(self) -> float | None:
+        """E[(rho - 1)^2] that lambda is steered to now; None where lambda is fixed."""
+        return None if self.rule == "fixed" or self.delta is None else self.delta * self.share
 
     def update(self, ratio_variance: float) -> float:
         """Take one dual step and return the new lambda.
@@ -84,13 +110,14 @@ class DualController:
                 overflowing ratio gives, counts as the largest error under ``adaptive`` and is left out under
                 ``paper``, whose step has no bound.
         """
-        if self.rule == "fixed" or self.delta is None:
+        target = self.target
+        if target is None:
             return self.lam
         if self.rule == "paper":
             if math.isfinite(ratio_variance):
-                self.lam = max(0.0, self.lam - self.eta * (self.delta - ratio_variance))
+                self.lam = max(0.0, self.lam - self.eta * (target - ratio_variance))
             return self.lam
-        error = ratio_variance / self.delta - 1.0
+        error = ratio_variance / target - 1.0
         bounded = min(error, _LARGEST_RELATIVE_ERROR) if math.isfinite(error) else _LARGEST_RELATIVE_ERROR
         lowest, highest = ADAPTIVE_BOUNDS
         self.lam = min(highest, max(lowest, self.lam * math.exp(self.eta * bounded)))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from small_envs import CountingEnv
+from small_envs import CountingEnv, IdentityEnv
 
 from r2vpo.control import R2VPO
-from r2vpo.control.targets import join_samples
+from r2vpo.control.targets import join_samples, standardized
 
 SMALL = {"num_envs": 1, "rollout_steps": 8, "minibatch_size": 8, "epochs": 1, "normalize_rewards": False}
 
@@ -73,7 +73,7 @@ def test_stored_advantages_are_the_paper_s_literal_variant():
 
 def test_joined_advantages_are_standardised_together():
     parts = [{"advantage": torch.randn(50) + 3}, {"advantage": 5 * torch.randn(70)}]
-    joined = join_samples(parts, normalize_advantages=True)["advantage"]
+    joined = standardized(join_samples(parts)["advantage"])
     assert len(joined) == 120
     assert joined.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert joined.std().item() == pytest.approx(1.0, abs=1e-5)
@@ -89,3 +89,38 @@ def test_behaviour_log_probs_stay_as_they_were_sampled():
     flat = {n: model.learner.buffer.iterations[0][n].flatten(0, 1) for n in ("observations", "actions")}
     moved = model.learner.policy.log_prob(flat).detach() - kept.flatten()
     assert np.abs(moved.numpy()).max() > 1e-3
+
+
+class WorthlessEnv(IdentityEnv):
+    """Nothing is ever rewarded."""
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        return observation, 0.0, *rest
+
+
+@pytest.mark.parametrize(
+    ("settings", "share"),
+    [
+        ({}, 1e-3),
+        ({"signal_floor": 0.0}, 1.0),
+        ({"normalize_rewards": False}, 1.0),
+        ({"replay_advantages": "stored"}, 1e-3),
+    ],
+)
+def test_delta_shrinks_where_advantages_carry_no_signal(settings, share):
+    model = R2VPO(WorthlessEnv, **{"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, **settings})
+    with torch.no_grad():
+        for parameter in model.learner.value_function.parameters():
+            parameter.zero_()
+    rollout, _ = model.collector.collect(16)
+    summary = model.learner.update(rollout, 1e-3)
+    assert summary["advantage_std"] == 0.0
+    assert summary["delta"] == pytest.approx(share * model.config.delta)
+
+
+def test_delta_is_whole_where_advantages_are_large():
+    model = R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=16, epochs=1)
+    summary = model.learner.update(model.collector.collect(16)[0], 1e-3)
+    assert summary["advantage_std"] > model.config.signal_floor
+    assert summary["delta"] == model.config.delta

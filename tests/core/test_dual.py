@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from r2vpo.diagnostics import gaussian_ratio_variance
-from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, DualController, joint_delta
+from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, DualController, joint_delta, signal_share
 from r2vpo.errors import ConfigError
 
 
@@ -145,3 +145,24 @@ def test_joint_delta_is_the_variance_when_every_dimension_moves_alike(dimensions
         return float(gaussian_ratio_variance(old_mean, old_std, old_mean + 0.1, 1.02 * old_std))
 
     assert joint_delta(variance(1), dimensions) == pytest.approx(variance(dimensions), rel=1e-9)
+
+
+def test_signal_share_falls_with_the_square_and_stays_between_its_bounds():
+    assert signal_share(0.1, floor=0.1) == signal_share(7.0, floor=0.1) == 1.0
+    assert signal_share(0.05, floor=0.1) == pytest.approx(0.25)
+    assert signal_share(0.0, floor=0.1) == 1e-3
+    assert signal_share(0.0, floor=0.0) == 1.0
+
+
+@pytest.mark.parametrize("rule", ["paper", "adaptive"])
+def test_share_moves_the_target_and_nothing_else(rule):
+    shared, plain = DualController(0.5, 0.2, rule=rule), DualController(0.5, 0.05, rule=rule)
+    shared.share = 0.25
+    assert shared.target == pytest.approx(0.05)
+    assert shared.update(0.08) == pytest.approx(plain.update(0.08), rel=1e-12)
+    assert shared.delta == 0.2
+
+
+def test_there_is_no_target_where_lambda_is_fixed():
+    assert DualController(0.04).target is None
+    assert DualController(0.04, 0.1, rule="fixed").target is None
