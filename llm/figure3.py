@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.llm.figure_runs import GREY, Look, finish_axis, group_runs, legend_handles, looks, smooth, smoothing_window
+from r2vpo.llm.tiny_names import is_tiny
 from r2vpo.plotting import PlottedRun, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LONGEST_NAME = 32
 _PANELS = (("accuracy_greedy", "greedy accuracy, held-out problems"), ("reward", "mean training reward"))
 
 
@@ -36,8 +38,7 @@ def draw_figure3(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
         for axis, (name, title) in zip(axes[row], _PANELS, strict=True):
             for label, runs in by_label.items():
                 _draw_group(axis, runs, name, styles[label])
-            task = " on ".join(filter(None, (Path(model).name, dataset)))
-            finish_axis(axis, f"{title}: {task}" if task else title)
+            finish_axis(axis, _title(title, model, dataset))
             if not axis.lines:
                 axis.text(0.5, 0.5, f"no {name} recorded", transform=axis.transAxes, ha="center", color=GREY)
     seeds = {label: max(len(by_label.get(label, [])) for by_label in groups.values()) for label in styles}
@@ -65,6 +66,17 @@ def mean_and_range(
     grid = grid[(grid >= first) & (grid <= last)]
     values = np.array([np.interp(grid, steps, value) for steps, value in curves])
     return grid, values.mean(axis=0), values.min(axis=0), values.max(axis=0)
+
+
+def _title(title: str, model: str, dataset: str) -> str:
+    """Model and dataset behind the title; a tiny model bears the name of its dataset, which is then said once."""
+    task = " on ".join(dict.fromkeys(filter(None, (_short(model), _short(dataset)))))
+    # A long name, such as that of a reasoning-gym task with its settings, would run into the title beside it.
+    return title + ("\n" if len(task) > _LONGEST_NAME else ": ") + task if task else title
+
+
+def _short(name: str) -> str:
+    return name if is_tiny(name) else Path(name).name
 
 
 def _draw_group(axis: Axes, runs: Sequence[PlottedRun], name: str, style: Look) -> None:

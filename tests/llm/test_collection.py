@@ -8,6 +8,7 @@ from r2vpo.llm.collection import Collector, Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.experience import unpack
+from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.prompt_stream import Problem, PromptStream
 from r2vpo.llm.rewards import score
 from r2vpo.llm.rollout import Completion
@@ -64,6 +65,17 @@ def test_groups_hold_the_completions_of_their_problem_and_advantages_are_group_r
     np.testing.assert_allclose([s.advantage for s in samples], [-1, 1] * 3, atol=1e-5)
     halved = LLMConfig(**CONFIG, advantage_scale="none")
     assert [s.advantage for s in unpack(to_iteration(groups, halved), age=0)] == [-0.5, 0.5] * 3
+
+
+def test_partial_credit_solves_a_problem_only_above_the_bar():
+    def partial(prompts, completions, **columns):
+        return [0.3 if prompt == "p0" else 1.0 for prompt in prompts]
+
+    shares = []
+    for bar in (0.0, 0.99, 1.0):
+        it = collector(partial, solved_above=bar)
+        shares.append(accuracy(it, it.stream.problems))
+    assert shares == [1.0, 0.75, 0.0]
 
 
 def test_seeds_never_repeat_and_depend_on_the_seed_of_the_run():

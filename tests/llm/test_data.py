@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from r2vpo.envs.reasoning import parse_task
 from r2vpo.errors import ConfigError
 from r2vpo.llm import benchmarks, hub_data
 from r2vpo.llm.data import as_rows, builtin_names, load_rows
@@ -350,6 +352,27 @@ def test_reasoning_rows_can_be_verified_and_splits_do_not_meet():
     entry = json.loads(train[0]["entry"])
     assert verify(answer=train[0]["answer"], entry=entry) == 1.0
     assert verify(answer="no", entry=entry) < 1.0
+
+
+def test_reasoning_settings_stand_in_the_name_and_no_two_splits_share_a_problem():
+    pytest.importorskip("reasoning_gym", reason="needs reasoning-gym")
+    name = "reasoning-gym:gcd,max_value=20"
+    splits = {split: {row["prompt"] for row in load_rows(name, split)} for split in ("train", "validation", "test")}
+    numbers = [int(n) for prompt in splits["train"] for n in re.findall(r"\d+", prompt)]
+    assert max(numbers) == 20
+    assert not splits["train"] & splits["test"]
+    assert not splits["train"] & splits["validation"]
+    assert not splits["validation"] & splits["test"]
+
+
+def test_values_in_a_task_name_are_json_or_text():
+    assert parse_task("gcd") == ("gcd", {})
+    name = "basic_arithmetic,max_terms=3,allow_negation=false,whitespace=no_space"
+    settings = {"max_terms": 3, "allow_negation": False, "whitespace": "no_space"}
+    assert parse_task(name) == ("basic_arithmetic", settings)
+    for wrong in ("gcd,max_value", "gcd,=3", "gcd,max_value=", "gcd,max_value=2,max_value=3"):
+        with pytest.raises(ConfigError, match="setting=value"):
+            parse_task(wrong)
 
 
 def test_unknown_reasoning_task_suggests_one():

@@ -13,7 +13,7 @@ from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.llm import evaluate_command
 from r2vpo.llm.answering import answer_seeds
 from r2vpo.llm.completions_file import read_groups
-from r2vpo.llm.evaluate_command import EvaluateCommand, default_reward, make_protocol
+from r2vpo.llm.evaluate_command import EvaluateCommand, default_reward, make_protocol, with_own_bar
 from r2vpo.llm.evaluated_model import find_model, weights_fingerprint
 from r2vpo.llm.evaluation import evaluate
 from r2vpo.llm.evaluation_protocol import EvaluationProtocol
@@ -393,6 +393,7 @@ def test_models_are_told_apart(tmp_path, trained_run):
     assert find_model(str(run_dir / "model")).run_config == {}
     assert find_model("Qwen/Qwen2-0.5B").source == "Qwen/Qwen2-0.5B"
     assert find_model("arithmetic").name == "arithmetic"
+    assert find_model("reasoning-gym:gcd,max_value=60").source == "reasoning-gym:gcd,max_value=60"
 
 
 @pytest.mark.parametrize(
@@ -428,6 +429,12 @@ def test_defaults_come_from_the_run_and_give_way_to_arguments(trained_run):
     assert make_protocol(EvaluateCommand(model=""), model).k == (1, 8)
     assert make_protocol(EvaluateCommand(model="", max_tokens=99), model).max_tokens == 99
     assert make_protocol(EvaluateCommand(model=""), find_model("some/model")).max_tokens == 2048
+
+
+def test_partial_credit_solves_no_problem_of_reasoning_gym():
+    protocol = EvaluationProtocol()
+    assert with_own_bar(protocol, "reasoning-gym:chain_sum").solved_above == 0.99
+    assert with_own_bar(protocol, "gsm8k") == protocol
 
 
 def test_each_benchmark_has_its_verifier():

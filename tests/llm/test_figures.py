@@ -190,6 +190,14 @@ def test_figure_3_has_a_row_for_each_model(tmp_path, monkeypatch):
     assert "large on arithmetic" in seen[0].axes[2].get_title()
 
 
+def test_figure_3_says_the_name_of_a_task_and_of_its_own_model_once(tmp_path, monkeypatch):
+    task = "reasoning-gym:spell_backward,min_word_len=3"
+    run = write_run(tmp_path / "run", model=task, dataset=task, iterations=3)
+    seen = captured_figure(monkeypatch, figure3)
+    draw_figure3([run], tmp_path / "figure3.png")
+    assert seen[0].axes[0].get_title() == f"greedy accuracy, held-out problems\n{task}"
+
+
 def test_mean_is_over_the_same_runs_everywhere():
     long, short = (
         (np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 2.0])),

@@ -102,7 +102,7 @@ def test_compare_runs_every_method_and_goes_on_where_it_stopped(tmp_path, model,
 
     settings = {"prompts_per_iteration": 8, "group_size": 4, "minibatch_size": 16, "reward": ["number"]}
     settings |= {"max_prompt_tokens": 16, "max_completion_tokens": 4, "eval_every": 1, "eval_dataset": dataset}
-    jobs = [Job(m, s, model, dataset, 64, settings) for s in (0, 1) for m in ("grpo", "r2vpo-off")]
+    jobs = [Job(m, s, model, dataset, 64, settings, keep=s == 0) for s in (0, 1) for m in ("grpo", "r2vpo-off")]
     document = compare_jobs(jobs, tmp_path / "out", quiet=True)
     assert [row["method"] for row in document["comparison"]] == ["grpo", "r2vpo-off"]
     assert document["comparison"][0]["sample_efficiency"]["reached"] == 1.0
@@ -114,6 +114,11 @@ def test_compare_runs_every_method_and_goes_on_where_it_stopped(tmp_path, model,
     assert compare_jobs(jobs, tmp_path / "out", quiet=True)["comparison"] == document["comparison"]
     assert len(read_results(tmp_path / "out" / "runs.jsonl")) == 4
     assert time.monotonic() - started < 30
+    kept = [tmp_path / "out" / "curves" / f"{method}-seed0" for method in ("grpo", "r2vpo-off")]
+    assert sorted((tmp_path / "out" / "curves").iterdir()) == kept
+    assert main(["plot", *map(str, kept), "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "figure2.png").stat().st_size > 10_000
+    assert (tmp_path / "figure3.png").stat().st_size > 10_000
 
 
 def test_rollouts_to_an_accuracy_are_interpolated():
