@@ -24,14 +24,14 @@ Tokens = dict[str, NDArray[np.float64]]
 
 
 def draw_figure2(run_dir: str | Path, output: str | Path) -> Path:
-    """(a) tokens of the last updates; (b) JS and Var/8, (c) KL and Var/2 along training (Lemma 3.1).
+    """(a) tokens of one update; (b) JS and Var/8, (c) KL and Var/2 along training (Lemma 3.1).
 
     Raises:
         RunDirectoryError: The run has no metrics, no divergences in them, or no tokens.
     """
     run, tokens = load_run(run_dir), read_tokens(run_dir)
     figure, axes = new_figure(1, 3, (14.0, 4.4))
-    _draw_tokens(axes[0, 0], tokens)
+    _draw_tokens(axes[0, 0], tokens, _update_of_tokens(run_dir))
     _draw_divergence(axes[0, 1], run, "js", "JS", 8, "(b)", BLUE)
     _draw_divergence(axes[0, 2], run, "kl", "KL (k3)", 2, "(c)", GREEN)
     figure.suptitle(f"{run.path.resolve().name}: {method_of(run)}", fontsize=10)
@@ -63,7 +63,12 @@ def read_tokens(run_dir: str | Path) -> Tokens:
     return {name: values[finite] for name, values in tokens.items()}
 
 
-def _draw_tokens(axis: Axes, tokens: Tokens) -> None:
+def _update_of_tokens(run_dir: str | Path) -> str:
+    with np.load(Path(run_dir) / TOKENS) as archive:
+        return f", update at {int(archive['step']):,} rollouts" if "step" in archive else ""
+
+
+def _draw_tokens(axis: Axes, tokens: Tokens, update: str) -> None:
     rng = np.random.default_rng(0)
     total = len(tokens["log_ratio"])
     chosen = rng.permutation(total)[:_MOST_POINTS]
@@ -89,7 +94,7 @@ def _draw_tokens(axis: Axes, tokens: Tokens) -> None:
     _plain_ticks(axis, reach)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylabel("ratio ρ", fontsize=9)
-    finish_axis(axis, f"(a) ratio of {total:,} tokens, last updates", "behaviour probability of the token")
+    finish_axis(axis, f"(a) ratio of {total:,} tokens{update}", "behaviour probability of the token")
     legend = axis.legend(fontsize=8, loc="best", markerscale=2.0)
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)

@@ -68,6 +68,7 @@ def _iterate(trainer: R2VPOTrainer) -> dict[str, Any]:
     _watch_rewards(trainer, groups)
     if trainer.run is not None:
         log_completions(trainer, groups)
+        write_recent_tokens(trainer)
     return metrics
 
 
@@ -126,7 +127,6 @@ def _report(trainer: R2VPOTrainer, metrics: dict[str, Any], line: LiveLine) -> N
 def _checkpoint(trainer: R2VPOTrainer) -> None:
     assert trainer.run is not None
     trainer.run.save_checkpoint(take_snapshot(trainer))
-    write_recent_tokens(trainer)
 
 
 def _agreed(trainer: R2VPOTrainer, stop: StopRequest) -> bool:

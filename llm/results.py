@@ -48,11 +48,17 @@ def log_completions(trainer: R2VPOTrainer, groups: Sequence[Group]) -> None:
 
 
 def write_recent_tokens(trainer: R2VPOTrainer) -> None:
-    """Ratios and behaviour log-probs of some thousand tokens of the last update, for the paper's Figure 2."""
+    """Ratios and behaviour log-probs of some thousand tokens of an update, for the paper's Figure 2.
+
+    The file holds the last update before the learning rate fell below half: where it decays to 0, the ratios of the
+    very last updates are all 1 and show nothing.
+    """
     recent = trainer.learner.updater.recent
     if trainer.run is None or recent is None:
         return
     path = trainer.run.path / TOKENS
+    if path.exists() and trainer.learning_rate() < trainer.config.learning_rate / 2:
+        return
     temporary = path.with_name(f".{TOKENS}.{os.getpid()}.npz")
     arrays = {name: getattr(recent, name) for name in ("old_log_prob", "log_ratio", "advantage", "age")}
     present = {name: values.cpu().float().numpy() for name, values in arrays.items() if values is not None}

@@ -272,6 +272,14 @@ def test_engine_mismatch_near_delta_is_warned_about(caplog, monkeypatch):
     assert "close to delta=1e-13" in caplog.text
 
 
+@pytest.mark.parametrize(("schedule", "kept"), [("linear", 96), ("constant", 192)])
+def test_tokens_for_figure_2_are_of_an_update_that_still_moved_the_policy(tmp_path, schedule, kept):
+    trainer = make(run_dir=tmp_path / "run", lr_schedule=schedule)
+    trainer.train(progress_bar=False)
+    trainer.close()
+    assert int(np.load(tmp_path / "run" / "tokens.npz")["step"]) == kept
+
+
 def test_held_out_problems_are_optional():
     rows = {"train_dataset": ROWS, "processing_class": tiny_tokenizer()}
     trainer = R2VPOTrainer(tiny_model(), starts_with_a_digit, **rows, **{**SETTINGS, "total_rollouts": 32})
