@@ -92,7 +92,10 @@ class ControlConfig:
     max_grad_norm: float = 0.5
     """Joint gradient norm above which gradients are scaled down."""
     normalize_advantages: bool = True
-    """Standardise advantages over all the data of an update. Lambda is not scale-free in the advantage."""
+    """Standardise advantages. Lambda is not scale-free in the advantage."""
+    advantage_scope: Literal["minibatch", "update"] = "minibatch"
+    """What advantages are standardised over: each minibatch, as PPO's implementations do, or all the data of an
+    update. Within a minibatch nothing that all advantages have in common pushes the standard deviation about."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     """Width of each hidden tanh layer, in the actor and in the critic."""
@@ -185,6 +188,7 @@ _CHECKS = (
     choice("algo", "on-policy", "off-policy"),
     choice("objective", "r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"),
     choice("dual", "fixed", "paper", "adaptive"),
+    choice("advantage_scope", "minibatch", "update"),
     choice("replay_advantages", "recomputed", "stored"),
     choice("lr_schedule", "linear", "constant"),
     choice("action_bounds", "clip", "tanh"),

@@ -160,9 +160,12 @@ class Learner:
         order = self.buffer.minibatches(batch_size * together, -(-self._gradient_steps() // together), self.generator)
         left = self._gradient_steps()
         for index in order:
-            gathered = {name: values.index_select(0, index).split(batch_size) for name, values in samples.items()}
+            gathered = {name: values.index_select(0, index) for name, values in samples.items()}
+            if self.config.normalize_advantages and self.config.advantage_scope == "minibatch":
+                gathered["advantage"] = standardized(gathered["advantage"].view(-1, batch_size)).flatten()
+            parts = {name: values.split(batch_size) for name, values in gathered.items()}
             for i in range(min(left, together)):
-                yield {name: parts[i] for name, parts in gathered.items()}
+                yield {name: part[i] for name, part in parts.items()}
             left -= together
 
     def _gradient_steps(self) -> int:

@@ -85,5 +85,6 @@ def join_samples(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def standardized(advantage: Tensor) -> Tensor:
-    """Advantages with mean 0 and standard deviation 1."""
-    return (advantage - advantage.mean()) / (advantage.std() + ADVANTAGE_EPS)
+    """Advantages ``[..., n]`` with mean 0 and standard deviation 1 over the last axis."""
+    centred = advantage - advantage.mean(-1, keepdim=True)
+    return centred / (advantage.std(-1, keepdim=True) + ADVANTAGE_EPS)

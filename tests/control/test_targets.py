@@ -79,6 +79,20 @@ def test_joined_advantages_are_standardised_together():
     assert joined.std().item() == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.parametrize(("scope", "alike"), [("minibatch", True), ("update", False)])
+def test_scope_of_the_standardisation(scope, alike):
+    model = R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=8, epochs=3, advantage_scope=scope)
+    seen = []
+    step = model.learner.updater.step
+    model.learner.updater.step = lambda batches, count: seen.append(batches[0]["advantage"]) or step(batches, count)
+    model.learn(96)
+    assert len(seen) == 4 * 3 * (1 + 4 / 3 + 5 / 3)  # the buffer fills from utd 1 to 2 over its first four iterations
+    means = torch.stack([advantage.mean() for advantage in seen])
+    deviations = torch.stack([advantage.std() for advantage in seen])
+    assert bool((means.abs() < 1e-6).all()) is alike
+    assert bool(((deviations - 1.0).abs() < 1e-5).all()) is alike
+
+
 def test_behaviour_log_probs_stay_as_they_were_sampled():
     model = R2VPO("Pendulum-v1", num_envs=2, rollout_steps=16, minibatch_size=16, epochs=2)
     model.learn(32)
