@@ -140,7 +140,7 @@ class R2VPO:
         if self._envs is None:
             threads = config.env_threads or None
             self._envs = make_vector_env(self._evaluation_source(), config.num_envs, config.engine, threads)
-        return Collector(self._envs, self.learner.policy, self.bounds, self.generator)
+        return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
 
     def _overlapped_collector(self) -> OverlappedCollector:
         config, policy = self.config, self.learner.policy
@@ -153,6 +153,7 @@ class R2VPO:
             config.action_bounds,
             noise_seed(config.seed),
             config.torch_threads,
+            config.stagger,
         )
         return OverlappedCollector(spec, policy)
 

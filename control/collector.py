@@ -40,22 +40,33 @@ class Collector:
         policy: Acts and scores; its statistics are not touched here.
         bounds: Turns samples into environment actions.
         generator: Source of the action noise.
+        stagger: Cut the first episode of each environment at another length, so that episodes of one length are not
+            all at the same point for good. What is cut early is learned from and not reported as an episode.
     """
 
     def __init__(
-        self, envs: AnyVectorEnv, policy: GaussianPolicy, bounds: ActionBounds, generator: torch.Generator
+        self,
+        envs: AnyVectorEnv,
+        policy: GaussianPolicy,
+        bounds: ActionBounds,
+        generator: torch.Generator,
+        stagger: bool = False,
     ) -> None:
         self.envs = envs
         self.policy = policy
         self.bounds = bounds
         self.generator = generator
+        self.stagger = stagger
         self.observations: np.ndarray | None = None
         self.episode_returns = np.zeros(envs.num_envs)
         self.episode_lengths = np.zeros(envs.num_envs, dtype=np.int64)
+        self.cut_early = np.zeros(envs.num_envs, dtype=bool)
+        """Environments whose episode under way meets the time limit before its time."""
 
     def reset(self, seed: int) -> None:
         """Start a new episode in every environment."""
         self.observations = self.envs.reset(seed)
+        self.cut_early[:] = self.envs.stagger() if self.stagger else False
         self.episode_returns[:] = 0.0
         self.episode_lengths[:] = 0
 
@@ -66,6 +77,7 @@ class Collector:
             "observations": self.observations,
             "episode_returns": self.episode_returns,
             "episode_lengths": self.episode_lengths,
+            "cut_early": self.cut_early,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
@@ -75,6 +87,8 @@ class Collector:
         self.observations = self.envs.observations.copy()
         if self.envs.restores_episodes:
             self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
+            # States from before episodes were staggered have none that are cut early.
+            self.cut_early = state.get("cut_early", np.zeros_like(self.cut_early))
         return unknown
 
     @torch.no_grad()
@@ -114,7 +128,10 @@ class Collector:
                 counted = t + 1
                 for i in sorted(step.final_observations):
                     finals.append(step.final_observations[i])
-                    finished.append(self._finish(i, counted * num_envs))
+                    ended = self._finish(i, counted * num_envs)
+                    if not (self.cut_early[i] and step.truncated[i]):
+                        finished.append(ended)
+                    self.cut_early[i] = False
             if on_step is not None:
                 on_step()
         self._count(rewards[counted:])

@@ -37,6 +37,7 @@ class CollectorSpec:
     action_bounds: str
     noise_seed: int
     torch_threads: int
+    stagger: bool
     registered: gym.envs.registration.EnvSpec | None = None
     """Of an id, in case it is the caller who registered it."""
 
@@ -110,7 +111,7 @@ class CollectorWorker:
         self.envs = make_vector_env(spec.env, spec.num_envs, spec.engine, spec.env_threads)
         self.generator = torch.Generator().manual_seed(spec.noise_seed)
         bounds = ActionBounds(self.envs.action_space, spec.action_bounds)
-        self.collector = Collector(self.envs, spec.policy, bounds, self.generator)
+        self.collector = Collector(self.envs, spec.policy, bounds, self.generator, spec.stagger)
 
     def describe(self) -> tuple[str, str]:
         """Engine, and why it was chosen."""

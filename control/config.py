@@ -73,6 +73,9 @@ class ControlConfig:
     """Environments stepped side by side."""
     rollout_steps: int = 128
     """Steps of each environment per iteration."""
+    stagger: bool = True
+    """Cut the first episode of each environment at another length; else episodes that all last as long as the time
+    limit are at the same point in every environment, and a rollout sees one part of them."""
     minibatch_size: int = 256
     """Samples per gradient step; smaller means more steps per rollout."""
     epochs: int = 10
@@ -196,6 +199,7 @@ _CHECKS = (
     choice("engine", "auto", "native", "gymnasium", "envpool"),
     choice("gradient_step", "auto", "eager", "compiled"),
     boolean("overlap"),
+    boolean("stagger"),
     whole("env_threads", 0),
     choice("level", None, "token", "sequence"),
     *(whole(n, 1) for n in ("total_steps", "buffer_iterations", "num_envs", "rollout_steps", "epochs")),

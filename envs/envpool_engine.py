@@ -70,6 +70,10 @@ class EnvPoolVectorEnv:
         require_finite(self.name, self.num_envs, "observation", self.observations)
         return self.observations.copy()
 
+    def stagger(self) -> np.ndarray:
+        """Nothing: EnvPool counts the steps of its episodes itself. Returns False for each, ``[N]``."""
+        return np.zeros(self.num_envs, dtype=bool)
+
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in each environment with actions ``[N, A]``.
 

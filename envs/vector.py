@@ -11,6 +11,7 @@ import numpy as np
 from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
+from r2vpo.envs.time_limit import staggered_ages, time_limit
 from r2vpo.errors import ConfigError
 
 
@@ -74,6 +75,19 @@ class VectorEnv:
             self.observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
         require_finite(self.name, self.num_envs, "observation", self.observations)
         return self.observations.copy()
+
+    def stagger(self) -> np.ndarray:
+        """Let the episodes just begun count as of different ages, so that time limits cut them one after the other.
+
+        Returns:
+            Which of them will be cut early, bool ``[N]``; none where there is no time limit.
+        """
+        older = np.zeros(self.num_envs, dtype=bool)
+        for i, limited in enumerate(map(time_limit, self.envs)):
+            if limited is not None:
+                limited._elapsed_steps = staggered_ages(self.num_envs, limited._max_episode_steps)[i]
+                older[i] = limited._elapsed_steps > 0
+        return older
 
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in each environment with actions ``[N, A]``.

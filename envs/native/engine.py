@@ -21,6 +21,7 @@ from r2vpo.envs.native.simulations import Simulations
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
 from r2vpo.envs.native.workers import default_threads
 from r2vpo.envs.state import capture_state, restore_state
+from r2vpo.envs.time_limit import staggered_ages, time_limit
 from r2vpo.envs.vector import VectorStep
 from r2vpo.errors import ConfigError, EnvironmentFailure
 
@@ -57,7 +58,9 @@ class NativeVectorEnv:
         self._env = make_env(env_id)
         require_agreement(env_id, self._env)
         self._base: Any = self._env.unwrapped
-        self._clock = _time_limit(self._env)
+        clock = time_limit(self._env)
+        assert clock is not None, "every native task has a time limit"
+        self._clock = clock
         self.observation_space: gym.spaces.Box = self._env.observation_space
         self.action_space: gym.spaces.Box = self._env.action_space
         task = task_class(env_id)
@@ -81,6 +84,17 @@ class NativeVectorEnv:
             self.observations[i] = self._reset_one(i, int(seeds[i]))
         require_finite(self.name, self.num_envs, "observation", self.observations)
         return self.observations.copy()
+
+    def stagger(self) -> np.ndarray:
+        """Let the episodes just begun count as of different ages, as ``VectorEnv`` does.
+
+        Returns:
+            Which of them will be cut early, bool ``[N]``.
+        """
+        ages = staggered_ages(self.num_envs, self._clock._max_episode_steps)
+        for i, age in enumerate(ages):
+            self._episodes.put(i, age)
+        return np.array(ages) > 0
 
     def step(self, actions: np.ndarray) -> VectorStep:
         """Take one step in each environment with actions ``[N, A]``.
@@ -156,11 +170,3 @@ class NativeVectorEnv:
         self._generators[index] = self._base.np_random
         self._episodes.put(index)
         return observation
-
-
-def _time_limit(env: gym.Env) -> gym.wrappers.TimeLimit:
-    """The layer that counts the steps of the episode."""
-    while not isinstance(env, gym.wrappers.TimeLimit):
-        assert isinstance(env, gym.Wrapper), "every native task has a time limit"
-        env = env.env
-    return env

@@ -112,6 +112,22 @@ def test_delta_grows_with_the_action_and_is_recorded(tmp_path):
     assert given.learner.updater.dual.delta == given.config.delta == 0.5
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_episodes_cut_early_are_not_reported(overlap, tmp_path):
+    settings = {**SMALL, "rollout_steps": 40, "minibatch_size": 40, "overlap": overlap}
+    model = R2VPO("Reacher-v5", **settings).learn(160)  # 50 steps an episode; cut at steps 13, 25, 38 and 50
+    assert model.episodes.steps == []
+    model.save(tmp_path / "reacher.zip")
+    model.close()
+    resumed = R2VPO.load(tmp_path / "reacher.zip")
+    resumed.learn(160, reset_num_timesteps=False)
+    assert resumed.episodes.steps == [4 * 50, 4 * 63, 4 * 75]
+    resumed.close()
+    together = R2VPO("Reacher-v5", stagger=False, **settings).learn(320)
+    assert together.episodes.steps == [4 * 50] * 4
+    together.close()
+
+
 def test_counting_on_or_from_zero():
     model = R2VPO(IdentityEnv, **SMALL).learn(256)
     assert model.learn(256).num_timesteps == 256

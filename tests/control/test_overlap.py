@@ -103,7 +103,7 @@ def test_overlapped_run_differs_from_the_synchronous_one(make):
 
 def test_environments_may_come_from_a_function(make):
     length = 7
-    model = make(lambda: gym.make("Pendulum-v1", max_episode_steps=length)).learn(2 * ITERATION)
+    model = make(lambda: gym.make("Pendulum-v1", max_episode_steps=length), stagger=False).learn(2 * ITERATION)
     assert len(model.episodes.returns) == 3 * (80 // length)
 
 

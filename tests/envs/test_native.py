@@ -235,3 +235,22 @@ def test_engine_that_cannot_be_had_is_an_error():
         make_vector_env("Pendulum-v1", 2, "native")
     with pytest.raises(ConfigError, match="NoSuchTask-v0"):
         make_vector_env("NoSuchTask-v0", 2)
+
+
+def test_staggered_episodes_are_cut_one_after_the_other_in_both_engines():
+    engines = [NativeVectorEnv("Reacher-v5", 4), VectorEnv("Reacher-v5", 4)]  # 50 steps an episode
+    cuts, early = [], []
+    for envs in engines:
+        envs.reset(seed=0)
+        early.append(envs.stagger().tolist())
+        truncated = np.array([envs.step(np.zeros((4, 2))).truncated for _ in range(100)])
+        cuts.append([(np.flatnonzero(column) + 1).tolist() for column in truncated.T])
+        envs.close()
+    assert cuts[0] == cuts[1] == [[50, 100], [38, 88], [25, 75], [13, 63]]
+    assert early[0] == early[1] == [False, True, True, True]
+
+
+def test_nothing_is_staggered_without_a_time_limit():
+    envs = VectorEnv(IdentityEnv, 3)
+    envs.reset(seed=0)
+    assert not envs.stagger().any()
