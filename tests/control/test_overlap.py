@@ -110,7 +110,7 @@ def test_environments_may_come_from_a_function(make):
 def test_environment_registered_by_the_caller_is_known_to_the_process(make):
     gym.register("OverlapPendulum-v0", entry_point="gymnasium.envs.classic_control:PendulumEnv", max_episode_steps=20)
     try:
-        model = make("OverlapPendulum-v0").learn(ITERATION)
+        model = make("OverlapPendulum-v0", stagger=False).learn(ITERATION)
         assert len(model.episodes.returns) == 6
         assert "collecting ahead" in model.engine
     finally:
