@@ -25,12 +25,11 @@ ON_POLICY = {
 OFF_POLICY = {
     "num_envs": 8,
     "rollout_steps": 64,
-    "minibatch_size": 256,
-    "learning_rate": 1e-3,
+    "minibatch_size": 128,
+    "learning_rate": 5e-4,
     "lr_schedule": "linear",
 }
 """A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
-
 
 FAST = {
     "algo": "off-policy",
