@@ -44,9 +44,9 @@ class ControlConfig:
     """Target of E[(rho-1)^2]; larger allows larger policy steps. None takes it from delta_per_dimension."""
     delta_per_dimension: float = 0.01
     """Target of E[(rho-1)^2] of each action dimension alone; for d of them delta is (1 + this)^d - 1."""
-    signal_floor: float = 0.1
-    """Advantages whose standard deviation, in units of the return's, is below this get less than delta, by the square
-    of what is missing: without a signal the policy stays. 0 always grants all of delta. Needs both normalisations."""
+    reward_floor: float = 0.5
+    """Advantages whose rewards alone vary less than this times as much as they do get less than delta, by the square of
+    what is missing: before the first reward the policy stays. 0 always grants all of delta."""
     eta: float | None = None
     """Dual step size; None takes the rule's own."""
     eps: float | None = None
@@ -158,9 +158,9 @@ class ControlConfig:
         return joint_delta(self.delta_per_dimension, action_size) if self.delta is None else self.delta
 
     @property
-    def signal_floor_in_use(self) -> float:
-        """0 where advantages have other units, or are not standardised."""
-        return self.signal_floor if self.normalize_advantages and self.normalize_rewards else 0.0
+    def reward_floor_in_use(self) -> float:
+        """0 where advantages are not standardised, so that their size counts by itself."""
+        return self.reward_floor if self.normalize_advantages else 0.0
 
     @property
     def objective_hyperparameters(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ _CHECKS = (
     whole("eval_episodes", 0),
     real("lam", 0.0),
     *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    real("signal_floor", 0.0),
+    real("reward_floor", 0.0),
     real("delta_per_dimension", 0.0, open_low=True),
     *(real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
     *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),

@@ -66,7 +66,8 @@ class Learner:
 
         Returns:
             Diagnostics of :meth:`r2vpo.update.PolicyUpdater.summary`, ``entropy`` in nats, ``advantage_std`` before
-            advantages are standardised, in units of the scaled return, and ``delta``, the target of this update.
+            advantages are standardised and ``reward_std`` of the rewards' part of them, both in units of the scaled
+            return, and ``delta``, the target of this update.
 
         Raises:
             TrainingDiverged: Not one gradient step of the update was finite.
@@ -74,8 +75,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
-        samples, advantage_std = self._store_and_estimate(rollout)
-        self.updater.dual.share = signal_share(advantage_std, self.config.signal_floor_in_use)
+        samples, spread = self._store_and_estimate(rollout)
+        self.updater.dual.share = signal_share(**spread, floor=self.config.reward_floor_in_use)
         samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
         for minibatch in self._minibatches(samples):
@@ -84,7 +85,7 @@ class Learner:
         if not summary["gradient_steps"]:
             raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")
         self.policy.normalizer.update(rollout["observations"].flatten(0, 1))
-        summary |= {"advantage_std": advantage_std, "delta": self.updater.dual.target}
+        summary |= {**spread, "delta": self.updater.dual.target}
         with torch.no_grad():
             summary["entropy"] = float(self.policy.entropy({"observations": rollout["last_observations"]})[0])
         return summary
@@ -119,7 +120,7 @@ class Learner:
         self.buffer.load_state_dict(state["buffer"])
         self.reward_scaler.load_state_dict(state["reward_scaler"])
 
-    def _store_and_estimate(self, rollout: Rollout) -> tuple[dict[str, Tensor], float]:
+    def _store_and_estimate(self, rollout: Rollout) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Samples of the whole buffer, in the order of its positions, and how large their advantages were."""
         estimator = Estimator(
             self.policy,
@@ -134,7 +135,7 @@ class Learner:
         newest_is_stale = self.config.overlap
         if self.config.replay_advantages == "stored":
             fresh = estimator.estimate(rollout, newest_is_stale)
-            advantage_std = self._standardize(fresh)
+            spread = self._standardize(fresh)
             self.buffer.add(fresh, num_samples)
             samples = join_samples(self.buffer.iterations)
         else:
@@ -143,15 +144,15 @@ class Learner:
             parts = [estimator.estimate(rollout, stale=True) for rollout in older]
             parts.append(estimator.estimate(newest, newest_is_stale))
             samples = join_samples(parts)
-            advantage_std = self._standardize(samples)
-        return {**samples, "age": self.buffer.ages()}, advantage_std
+            spread = self._standardize(samples)
+        return {**samples, "age": self.buffer.ages()}, spread
 
-    def _standardize(self, samples: dict[str, Tensor]) -> float:
-        """Standardise advantages in place where the config says so; returns their standard deviation before."""
-        advantage = samples["advantage"]
+    def _standardize(self, samples: dict[str, Tensor]) -> dict[str, float]:
+        """Standardise advantages in place where the config says so; returns how much they and rewards varied before."""
+        advantage, reward_sum = samples["advantage"], samples.pop("reward_sum")
         if self.config.normalize_advantages:
             samples["advantage"] = standardized(advantage)
-        return float(advantage.std())
+        return {"advantage_std": float(advantage.std()), "reward_std": float(reward_sum.std())}
 
     def _minibatches(self, samples: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Minibatches in random order; gathering many at once costs less than gathering each."""

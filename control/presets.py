@@ -41,7 +41,7 @@ FAST = {
     "learning_rate": 1e-3,
     "lr_schedule": "linear",
     "delta": 0.05,
-    "signal_floor": 0.0,
+    "reward_floor": 0.0,
     "advantage_scope": "update",
     "stagger": False,
 }

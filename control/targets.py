@@ -43,7 +43,8 @@ class Estimator:
                 ratios (see :func:`r2vpo.advantages.generalized_advantages`).
 
         Returns:
-            ``observations``, ``actions``, ``old_log_prob``, ``advantage`` (not normalised) and ``value_target``.
+            ``observations``, ``actions``, ``old_log_prob``, ``advantage`` (not normalised), ``reward_sum`` (the part of
+            it that would be left if the value function were 0) and ``value_target``.
         """
         done = rollout["done"].numpy()
         observations, actions = rollout["observations"].flatten(0, 1), rollout["actions"].flatten(0, 1)
@@ -59,22 +60,19 @@ class Estimator:
             done,
             self.value_function(rollout["final_observations"]).double().numpy(),
         )
-        advantages = generalized_advantages(
-            self.reward_scaler(rollout["rewards"].numpy()),
-            values,
-            next_values,
-            rollout["terminated"].numpy(),
-            done,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
-            trace_weights=weights,
-        )
+        rewards = self.reward_scaler(rollout["rewards"].numpy())
+        episodes = {"terminated": rollout["terminated"].numpy(), "done": done}
+        traces = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, "trace_weights": weights}
+        advantages = generalized_advantages(rewards, values, next_values, **episodes, **traces)
+        nothing = np.zeros_like(values)
+        reward_sums = generalized_advantages(rewards, nothing, nothing, **episodes, **traces)
         targets = value_targets(values, advantages, weights)
         return {
             "observations": observations,
             "actions": actions,
             "old_log_prob": rollout["old_log_prob"].flatten(),
             "advantage": torch.from_numpy(advantages).float().flatten(),
+            "reward_sum": torch.from_numpy(reward_sums).float().flatten(),
             "value_target": torch.from_numpy(targets).float().flatten(),
         }
 

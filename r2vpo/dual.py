@@ -44,22 +44,26 @@ def joint_delta(per_dimension: float, dimensions: int) -> float:
     return math.expm1(dimensions * math.log1p(per_dimension))
 
 
-def signal_share(advantage_std: float, floor: float) -> float:
-    """Share of delta that advantages of this size are worth: ``min(1, (advantage_std / floor)^2)``.
+def signal_share(reward_std: float, advantage_std: float, floor: float) -> float:
+    """Share of delta that advantages are worth: ``min(1, (reward_std / (floor * advantage_std))^2)``.
 
-    At a fixed price lambda the best ratio of a sample is ``1 + A / (2 lambda)`` (arXiv 2601.03320, Eq. 11), so the
-    variance that is worth paying for falls with the square of the advantages. Standardising them hides how large they
-    are: where almost nothing is to be gained, the whole of delta would be spent on following noise. It is not in the
-    papers.
+    An advantage is a discounted sum of rewards plus what the value function adds. Before the first reward is found it
+    is the value function's noise alone, and standardising it hides that: the whole of delta would be spent on
+    following noise. At a fixed price lambda the best ratio of a sample is ``1 + A / (2 lambda)`` (arXiv 2601.03320,
+    Eq. 11), so the variance that is worth paying for falls with the square of that part of the advantages which rewards
+    back. It has no unit, hence does not depend on how rewards are scaled. It is not in the papers.
 
     Args:
-        advantage_std: Standard deviation of the advantages before they are standardised, in units of the return's.
-        floor: Where the share reaches 1; 0 means that it is 1 everywhere.
+        reward_std: Standard deviation of the rewards' part of the advantages.
+        advantage_std: Standard deviation of the advantages before they are standardised, in the same unit.
+        floor: Quotient of the two where the share reaches 1; 0 means that it is 1 everywhere.
 
     Returns:
         At least 0.001, so that lambda stays within reach.
     """
-    return 1.0 if floor <= 0 else min(1.0, max(_SMALLEST_SHARE, (advantage_std / floor) ** 2))
+    if floor <= 0 or reward_std >= floor * advantage_std > 0:
+        return 1.0
+    return max(_SMALLEST_SHARE, (reward_std / (floor * advantage_std)) ** 2) if advantage_std > 0 else _SMALLEST_SHARE
 
 
 class DualController:

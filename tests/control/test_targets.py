@@ -40,6 +40,16 @@ def test_truncation_bootstraps_from_the_true_final_observation(end):
     torch.testing.assert_close(samples["advantage"], advantage)
 
 
+@pytest.mark.parametrize("end", ["terminate", "truncate"])
+def test_reward_sums_are_what_is_left_of_advantages_without_a_value_function(end):
+    model = R2VPO(lambda: CountingEnv(3, end), gamma=0.9, gae_lambda=0.5, normalize_observations=False, **SMALL)
+    rollout, _ = model.collector.collect(8)  # episodes of three steps, and a reward of 1 for each
+    assert estimate(model, rollout)["reward_sum"].tolist() == pytest.approx([1.6525, 1.45, 1] * 2 + [1.45, 1])
+    model.learner.value_function.forward = lambda observations: torch.zeros(observations.shape[:-1])
+    samples = estimate(model, rollout)
+    assert torch.equal(samples["advantage"], samples["reward_sum"])
+
+
 def test_stale_data_of_an_unchanged_policy_gives_plain_advantages():
     model = R2VPO("Hopper-v5", num_envs=2, rollout_steps=64, minibatch_size=32)
     rollout, _ = model.collector.collect(64)
@@ -117,24 +127,22 @@ class WorthlessEnv(IdentityEnv):
     ("settings", "share"),
     [
         ({}, 1e-3),
-        ({"signal_floor": 0.0}, 1.0),
-        ({"normalize_rewards": False}, 1.0),
+        ({"reward_floor": 0.0}, 1.0),
+        ({"normalize_advantages": False}, 1.0),
+        ({"normalize_rewards": False}, 1e-3),
         ({"replay_advantages": "stored"}, 1e-3),
     ],
 )
-def test_delta_shrinks_where_advantages_carry_no_signal(settings, share):
+def test_delta_shrinks_before_the_first_reward(settings, share):
     model = R2VPO(WorthlessEnv, **{"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, **settings})
-    with torch.no_grad():
-        for parameter in model.learner.value_function.parameters():
-            parameter.zero_()
     rollout, _ = model.collector.collect(16)
     summary = model.learner.update(rollout, 1e-3)
-    assert summary["advantage_std"] == 0.0
+    assert summary["advantage_std"] > summary["reward_std"] == 0.0  # all of it is the value function's noise
     assert summary["delta"] == pytest.approx(share * model.config.delta)
 
 
-def test_delta_is_whole_where_advantages_are_large():
+def test_delta_is_whole_where_rewards_vary():
     model = R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=16, epochs=1)
     summary = model.learner.update(model.collector.collect(16)[0], 1e-3)
-    assert summary["advantage_std"] > model.config.signal_floor
+    assert summary["reward_std"] > model.config.reward_floor * summary["advantage_std"] > 0
     assert summary["delta"] == model.config.delta

@@ -148,10 +148,14 @@ def test_joint_delta_is_the_variance_when_every_dimension_moves_alike(dimensions
 
 
 def test_signal_share_falls_with_the_square_and_stays_between_its_bounds():
-    assert signal_share(0.1, floor=0.1) == signal_share(7.0, floor=0.1) == 1.0
-    assert signal_share(0.05, floor=0.1) == pytest.approx(0.25)
-    assert signal_share(0.0, floor=0.1) == 1e-3
-    assert signal_share(0.0, floor=0.0) == 1.0
+    assert signal_share(0.1, 0.1, floor=1.0) == signal_share(7.0, 0.1, floor=1.0) == 1.0
+    assert signal_share(0.05, 0.1, floor=1.0) == signal_share(0.1, 0.1, floor=2.0) == pytest.approx(0.25)
+    assert signal_share(0.0, 0.1, floor=1.0) == signal_share(0.0, 0.0, floor=1.0) == 1e-3
+    assert signal_share(0.0, 0.1, floor=0.0) == 1.0
+
+
+def test_signal_share_does_not_depend_on_the_unit_of_rewards():
+    assert signal_share(3e-9, 1e-8, floor=1.0) == pytest.approx(signal_share(3e4, 1e5, floor=1.0))
 
 
 @pytest.mark.parametrize("rule", ["paper", "adaptive"])
