@@ -46,7 +46,7 @@ class ControlConfig:
     """Target of E[(rho-1)^2] of each action dimension alone; for d of them delta is (1 + this)^d - 1."""
     reward_floor: float = 0.5
     """Advantages whose rewards alone vary less than this times as much as they do get less than delta, by the square of
-    what is missing: before the first reward the policy stays. 0 always grants all of delta."""
+    what is missing: before the first reward a tenth. 0 always grants all of delta."""
     eta: float | None = None
     """Dual step size; None takes the rule's own."""
     eps: float | None = None

@@ -26,7 +26,8 @@ ADAPTIVE_BOUNDS = (1e-3, 1e3)
 """Lambda under the adaptive rule stays within these, so that it can return within a few rollouts."""
 
 _LARGEST_RELATIVE_ERROR = 3.0
-_SMALLEST_SHARE = 1e-3
+SMALLEST_SHARE = 0.1
+"""Of :func:`signal_share`: a policy that does not move at all also finds its first reward later."""
 
 
 def joint_delta(per_dimension: float, dimensions: int) -> float:
@@ -59,11 +60,11 @@ def signal_share(reward_std: float, advantage_std: float, floor: float) -> float
         floor: Quotient of the two where the share reaches 1; 0 means that it is 1 everywhere.
 
     Returns:
-        At least 0.001, so that lambda stays within reach.
+        At least :data:`SMALLEST_SHARE`.
     """
     if floor <= 0 or reward_std >= floor * advantage_std > 0:
         return 1.0
-    return max(_SMALLEST_SHARE, (reward_std / (floor * advantage_std)) ** 2) if advantage_std > 0 else _SMALLEST_SHARE
+    return max(SMALLEST_SHARE, (reward_std / (floor * advantage_std)) ** 2) if advantage_std > 0 else SMALLEST_SHARE
 
 
 class DualController:

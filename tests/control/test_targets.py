@@ -7,6 +7,7 @@ from small_envs import CountingEnv, IdentityEnv
 
 from r2vpo.control import R2VPO
 from r2vpo.control.targets import join_samples, standardized
+from r2vpo.dual import SMALLEST_SHARE
 
 SMALL = {"num_envs": 1, "rollout_steps": 8, "minibatch_size": 8, "epochs": 1, "normalize_rewards": False}
 
@@ -126,11 +127,11 @@ class WorthlessEnv(IdentityEnv):
 @pytest.mark.parametrize(
     ("settings", "share"),
     [
-        ({}, 1e-3),
+        ({}, SMALLEST_SHARE),
         ({"reward_floor": 0.0}, 1.0),
         ({"normalize_advantages": False}, 1.0),
-        ({"normalize_rewards": False}, 1e-3),
-        ({"replay_advantages": "stored"}, 1e-3),
+        ({"normalize_rewards": False}, SMALLEST_SHARE),
+        ({"replay_advantages": "stored"}, SMALLEST_SHARE),
     ],
 )
 def test_delta_shrinks_before_the_first_reward(settings, share):

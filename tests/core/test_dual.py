@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from r2vpo.diagnostics import gaussian_ratio_variance
-from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, DualController, joint_delta, signal_share
+from r2vpo.dual import ADAPTIVE_BOUNDS, DEFAULT_ETA, SMALLEST_SHARE, DualController, joint_delta, signal_share
 from r2vpo.errors import ConfigError
 
 
@@ -150,12 +150,12 @@ def test_joint_delta_is_the_variance_when_every_dimension_moves_alike(dimensions
 def test_signal_share_falls_with_the_square_and_stays_between_its_bounds():
     assert signal_share(0.1, 0.1, floor=1.0) == signal_share(7.0, 0.1, floor=1.0) == 1.0
     assert signal_share(0.05, 0.1, floor=1.0) == signal_share(0.1, 0.1, floor=2.0) == pytest.approx(0.25)
-    assert signal_share(0.0, 0.1, floor=1.0) == signal_share(0.0, 0.0, floor=1.0) == 1e-3
+    assert signal_share(0.0, 0.1, floor=1.0) == signal_share(0.0, 0.0, floor=1.0) == SMALLEST_SHARE
     assert signal_share(0.0, 0.1, floor=0.0) == 1.0
 
 
 def test_signal_share_does_not_depend_on_the_unit_of_rewards():
-    assert signal_share(3e-9, 1e-8, floor=1.0) == pytest.approx(signal_share(3e4, 1e5, floor=1.0))
+    assert signal_share(5e-9, 1e-8, floor=1.0) == pytest.approx(signal_share(5e4, 1e5, floor=1.0)) == 0.25
 
 
 @pytest.mark.parametrize("rule", ["paper", "adaptive"])
