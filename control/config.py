@@ -47,6 +47,9 @@ class ControlConfig:
     reward_floor: float = 0.5
     """Advantages whose rewards alone vary less than this times as much as they do get less than delta, by the square of
     what is missing: before the first reward a tenth. 0 always grants all of delta."""
+    delta_decay: float = 0.0
+    """Last part of the run, in [0, 1], over which delta falls linearly to 0. While it stands still, a falling learning
+    rate only lets lambda fall as well, and the last policies differ as much as all others."""
     eta: float | None = None
     """Dual step size; None takes the rule's own."""
     eps: float | None = None
@@ -212,7 +215,7 @@ _CHECKS = (
     real("reward_floor", 0.0),
     real("delta_per_dimension", 0.0, open_low=True),
     *(real(n, 0.0, open_low=True) for n in ("utd", "trace_cap", "learning_rate", "max_grad_norm")),
-    *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda")),
+    *(real(n, 0.0, 1.0) for n in ("gamma", "gae_lambda", "delta_decay")),
     *(real(n, 0.0) for n in ("value_coef", "entropy_coef", "checkpoint_seconds")),
     *(real(n, -20.0, 20.0) for n in ("log_std_init", "log_std_min", "log_std_max")),
     _minibatch_fits,

@@ -57,12 +57,13 @@ class Learner:
             {"policy.log_std": (config.log_std_min, config.log_std_max)},
         )
 
-    def update(self, rollout: Rollout, learning_rate: float) -> dict[str, Any]:
+    def update(self, rollout: Rollout, learning_rate: float, delta_share: float = 1.0) -> dict[str, Any]:
         """Store a rollout, improve the policy on the buffer, then let the statistics see the new observations.
 
         Args:
             rollout: Fresh from the current policy.
             learning_rate: Of every gradient step in this update.
+            delta_share: What the schedule leaves of delta, above 0 and at most 1.
 
         Returns:
             Diagnostics of :meth:`r2vpo.update.PolicyUpdater.summary`, ``entropy`` in nats, ``advantage_std`` before
@@ -76,7 +77,7 @@ class Learner:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
         samples, spread = self._store_and_estimate(rollout)
-        self.updater.dual.share = signal_share(**spread, floor=self.config.reward_floor_in_use)
+        self.updater.dual.share = delta_share * signal_share(**spread, floor=self.config.reward_floor_in_use)
         samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
         for minibatch in self._minibatches(samples):

@@ -63,9 +63,9 @@ def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopReq
     """One rollout and its update."""
     config = model.config
     begun_at = model.num_timesteps
-    learning_rate = config.learning_rate
-    if config.lr_schedule == "linear":
-        learning_rate *= max(0.0, 1.0 - (begun_at - model.schedule_start) / config.total_steps)
+    remaining = max(0.0, 1.0 - (begun_at - model.schedule_start) / config.total_steps)
+    learning_rate = config.learning_rate * (remaining if config.lr_schedule == "linear" else 1.0)
+    delta_share = min(1.0, remaining / config.delta_decay) if config.delta_decay else 1.0
 
     def on_step() -> None:
         model.num_timesteps += config.num_envs
@@ -89,7 +89,7 @@ def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopReq
         model.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
     callback.on_rollout_end()
     collected = time.perf_counter()
-    summary = model.learner.update(rollout, learning_rate)
+    summary = model.learner.update(rollout, learning_rate, delta_share)
     seconds = {"collect_seconds": collected - started, "update_seconds": time.perf_counter() - collected}
     return {"learning_rate": learning_rate, "episodes": len(model.episodes.returns), **seconds, **summary}
 
