@@ -61,7 +61,7 @@ def test_rollouts_are_scored_by_the_policy_of_one_update_ago(make, monkeypatch, 
         flat = {name: rollout[name].flatten(0, 1) for name in ("observations", "actions", "old_log_prob")}
         return learner.policy.log_prob(flat) - flat["old_log_prob"]
 
-    def update(rollout, learning_rate):
+    def update(rollout, *schedules):
         now = {name: value.clone() for name, value in learner.policy.state_dict().items()}
         stale = log_ratio(rollout).detach()
         learner.policy.load_state_dict(earlier[-1] if earlier else now)
@@ -69,7 +69,7 @@ def test_rollouts_are_scored_by_the_policy_of_one_update_ago(make, monkeypatch, 
         learner.policy.load_state_dict(now)
         worst.append(float(stale.abs().max()))
         earlier.append(now)
-        return original(rollout, learning_rate)
+        return original(rollout, *schedules)
 
     monkeypatch.setattr(learner, "update", update)
     model.learn()
@@ -84,9 +84,9 @@ def test_same_seed_same_run_whoever_is_faster(make, monkeypatch):
     second = make("HalfCheetah-v5", seed=4)
     original = second.learner.update
 
-    def slow(rollout, learning_rate):
+    def slow(rollout, *schedules):
         time.sleep(0.05)
-        return original(rollout, learning_rate)
+        return original(rollout, *schedules)
 
     monkeypatch.setattr(second.learner, "update", slow)
     second.learn(4 * ITERATION)

@@ -19,12 +19,12 @@ def test_first_minibatch_of_every_rollout_has_ratio_one(env, engine, algo, monke
     first_log_ratios = []
     original = learner.update
 
-    def update(rollout, learning_rate):
+    def update(rollout, *schedules):
         flat = {name: rollout[name].flatten(0, 1) for name in ("observations", "actions", "old_log_prob")}
         for index in torch.randperm(128).split(32):
             minibatch = {name: values[index] for name, values in flat.items()}
             first_log_ratios.append(learner.policy.log_prob(minibatch) - minibatch["old_log_prob"])
-        return original(rollout, learning_rate)
+        return original(rollout, *schedules)
 
     monkeypatch.setattr(learner, "update", update)
     model.learn()
