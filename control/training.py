@@ -14,6 +14,7 @@ from r2vpo.control.gradient_step import prepare_gradient_step
 from r2vpo.control.results import finish_run
 from r2vpo.control.snapshot import take_snapshot
 from r2vpo.control.threads import torch_threads
+from r2vpo.dual import SMALLEST_SHARE
 from r2vpo.errors import EnvironmentFailure
 from r2vpo.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.progress import LiveLine
@@ -65,7 +66,8 @@ def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopReq
     begun_at = model.num_timesteps
     remaining = max(0.0, 1.0 - (begun_at - model.schedule_start) / config.total_steps)
     learning_rate = config.learning_rate * (remaining if config.lr_schedule == "linear" else 1.0)
-    delta_share = min(1.0, remaining / config.delta_decay) if config.delta_decay else 1.0
+    faded = 1.0 - min(1.0, remaining / config.delta_decay) if config.delta_decay else 0.0
+    delta_share = 1.0 - (1.0 - SMALLEST_SHARE) * faded
 
     def on_step() -> None:
         model.num_timesteps += config.num_envs

@@ -102,7 +102,7 @@ def test_learning_rate_decays_linearly():
     assert rates[1:] == pytest.approx([1e-2, 8e-3, 6e-3, 4e-3])
 
 
-@pytest.mark.parametrize(("decay", "shares"), [(0.0, [1, 1, 1, 1, 1]), (0.5, [1, 1, 1, 0.8, 0.4])])
+@pytest.mark.parametrize(("decay", "shares"), [(0.0, [1, 1, 1, 1, 1]), (0.5, [1, 1, 1, 0.82, 0.46])])
 def test_delta_falls_over_the_last_part_of_the_run(tmp_path, decay, shares):
     model = R2VPO(IdentityEnv, delta=0.5, delta_decay=decay, reward_floor=0.0, run_dir=tmp_path / "run", **SMALL)
     model.learn(128 * 5)
