@@ -48,8 +48,8 @@ class ControlConfig:
     """Advantages whose rewards alone vary less than this times as much as they do get less than delta, by the square of
     what is missing: before the first reward a tenth. 0 always grants all of delta."""
     delta_decay: float = 0.0
-    """Last part of the run, in [0, 1], over which delta falls linearly to a tenth. While it stands still, a falling learning
-    rate only lets lambda fall as well, and the last policies differ as much as all others."""
+    """Last part of the run, in [0, 1], over which delta falls linearly to a tenth. While it stands still, a falling
+    learning rate only lets lambda fall as well, and the last policies differ as much as all others."""
     eta: float | None = None
     """Dual step size; None takes the rule's own."""
     eps: float | None = None

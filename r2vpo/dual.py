@@ -27,8 +27,8 @@ ADAPTIVE_BOUNDS = (1e-3, 1e3)
 
 _LARGEST_RELATIVE_ERROR = 3.0
 SMALLEST_SHARE = 0.1
-"""What :func:`signal_share` and a schedule leave of delta at the least: a policy that does not move at all finds its first
-reward later, and a target that falls to nothing drives lambda to its bound."""
+"""What :func:`signal_share` and a schedule leave of delta at the least: a policy that does not move at all finds its
+first reward later, and a target that falls to nothing drives lambda to its bound."""
 
 
 def joint_delta(per_dimension: float, dimensions: int) -> float:
