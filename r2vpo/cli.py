@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,9 +31,20 @@ r2vpo COMMAND --help tells more about each.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: done. 1: an error that was explained on standard error. 2: unusable arguments. 130: interrupted.
+    0: done. 1: an error that was explained on standard error. 2: unusable arguments. 130: interrupted. 141: whoever
+    read the output, ``head`` say, has closed it.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        return 141
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         rows = (f"  {name:<10}{text}" for name, (_, text) in GROUPS.items())
         print(_HELP.format(commands="\n".join(rows)), end="")
@@ -53,6 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nr2vpo: interrupted; what was computed is saved", file=sys.stderr)
         return 130
+
+
+def _output_is_closed() -> bool:
+    """Whether a broken pipe is the one that standard output goes to; if so, what is left to print is dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What could not be flushed stays in the buffer, and the interpreter would try it again and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 if __name__ == "__main__":
