@@ -70,7 +70,7 @@ def _run(words: list[str]) -> int:
 def _output_is_closed() -> bool:
     """Whether a broken pipe is the one that standard output goes to; if so, what is left to print is dropped."""
     try:
-        sys.stdout.flush()
+        print(flush=True)
     except BrokenPipeError:
         # What could not be flushed stays in the buffer, and the interpreter would try it again and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,10 +9,12 @@ import pytest
 from r2vpo import cli
 
 
-def test_output_that_nobody_reads_ends_the_command_without_a_traceback():
+@pytest.mark.parametrize("buffering", [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}])
+def test_output_that_nobody_reads_ends_the_command_without_a_traceback(buffering):
     read_end, write_end = os.pipe()
     os.close(read_end)
-    done = subprocess.run([sys.executable, "-m", "r2vpo.cli", "--help"], stdout=write_end, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "r2vpo.cli", "--help"]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, env=os.environ | buffering)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (141, b"")
 
