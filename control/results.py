@@ -51,8 +51,18 @@ def finish_run(model: R2VPO) -> dict[str, Any]:
     return summary
 
 
-def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 200) -> Path:
+def record_video(
+    policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 200, size: int | None = None
+) -> Path:
     """Film the first ``max_steps`` steps of one episode as an mp4.
+
+    Args:
+        policy: Chooses the actions.
+        env: Environment to make and film.
+        path: File to write.
+        seed: Of the episode.
+        max_steps: Frames at most.
+        size: Width and height in pixels of a MuJoCo task; as the environment has it when not given, and of other tasks.
 
     Raises:
         RuntimeError: The environment renders no images.
@@ -61,7 +71,7 @@ def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max
 
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    filmed = make_env(env, render_mode="rgb_array", **_following_camera(env))
+    filmed = make_env(env, render_mode="rgb_array", **_camera(env, size))
     try:
         observation, _ = filmed.reset(seed=seed)
         fps = int(filmed.metadata.get("render_fps", 30))
@@ -79,12 +89,14 @@ def record_video(policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max
     return path
 
 
-def _following_camera(env: EnvSource) -> dict[str, str]:
-    """Argument that makes a MuJoCo task film with the camera that follows the body, where its model has one."""
+def _camera(env: EnvSource, size: int | None) -> dict[str, Any]:
+    """Arguments that film a MuJoCo task in this size, and with the camera that follows the body where there is one."""
     if not isinstance(env, str):
         return {}
     plain = make_env(env)
     model = getattr(plain.unwrapped, "model", None)
-    cameras = [model.camera(i).name for i in range(model.ncam)] if hasattr(model, "ncam") else []
     plain.close()
-    return {"camera_name": "track"} if "track" in cameras else {}
+    if not hasattr(model, "ncam"):
+        return {}
+    follows = any(model.camera(i).name == "track" for i in range(model.ncam))
+    return ({"camera_name": "track"} if follows else {}) | ({"width": size, "height": size} if size else {})

@@ -12,6 +12,9 @@ from r2vpo.control.presets import VARIANTS
 
 VIDEO = "video.mp4"
 
+SIZE = 256
+"""Pixels a side: a report holds twenty of them and more, and rendering without a GPU takes time."""
+
 
 def best_and_worst(lines: Sequence[dict[str, Any]]) -> list[Job]:
     """The seeds with the highest and the lowest mean evaluation return, for each task and each of our algorithms."""
@@ -64,7 +67,7 @@ def _film(job: Job, path: Path) -> None:
     model = R2VPO.load(path.parent / CHECKPOINT)
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
-        record_video(model.act(deterministic=True), job.env, unfinished, seed=EVALUATION_SEED + job.seed)
+        record_video(model.act(deterministic=True), job.env, unfinished, seed=EVALUATION_SEED + job.seed, size=SIZE)
         unfinished.replace(path)
     finally:
         model.close()

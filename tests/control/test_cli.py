@@ -126,9 +126,9 @@ def test_video_is_written(run):
     code = (
         "from pathlib import Path; from r2vpo.control.results import record_video; import numpy as np, sys\n"
         "act = lambda observations: np.zeros((len(observations), 3))\n"
-        "record_video(act, 'Hopper-v5', Path(sys.argv[1]), seed=0, max_steps=10)"
+        "record_video(act, 'Hopper-v5', Path(sys.argv[1]), seed=0, max_steps=10, size=96)"
     )
     subprocess.run([sys.executable, "-c", code, str(run / "video.mp4")], check=True)
     import imageio.v3 as imageio
 
-    assert len(imageio.imread(run / "video.mp4")) == 10
+    assert imageio.imread(run / "video.mp4").shape == (10, 96, 96, 3)
