@@ -28,7 +28,6 @@ OFF_POLICY = {
     "minibatch_size": 128,
     "learning_rate": 5e-4,
     "lr_schedule": "linear",
-    "delta_per_dimension": 0.005,
     "delta_decay": 0.25,
 }
 """A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
