@@ -29,12 +29,8 @@ OFF_POLICY = {
     "learning_rate": 5e-4,
     "lr_schedule": "linear",
     "delta_decay": 0.25,
-    "buffer_iterations": 8,
 }
-"""A quarter of that collected per iteration, and a buffer of twice what an on-policy iteration would collect.
-
-The paper keeps four iterations. Here an iteration is 512 samples, and an update fits the noise of the advantages of
-2048 so closely that the standard deviation collapses: docs/control.md."""
+"""A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
 
 FAST = {
     "algo": "off-policy",
