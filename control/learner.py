@@ -135,14 +135,16 @@ class Learner:
         # Collected ahead, even the newest rollout is by the policy of one update ago.
         newest_is_stale = self.config.overlap
         if self.config.replay_advantages == "stored":
-            fresh = estimator.estimate([rollout], [newest_is_stale])
+            fresh = estimator.estimate(rollout, newest_is_stale)
             spread = self._standardize(fresh)
             self.buffer.add(fresh, num_samples)
             samples = join_samples(self.buffer.iterations)
         else:
             self.buffer.add(rollout, num_samples)
-            rollouts = self.buffer.iterations
-            samples = estimator.estimate(rollouts, [True] * (len(rollouts) - 1) + [newest_is_stale])
+            *older, newest = self.buffer.iterations
+            parts = [estimator.estimate(rollout, stale=True) for rollout in older]
+            parts.append(estimator.estimate(newest, newest_is_stale))
+            samples = join_samples(parts)
             spread = self._standardize(samples)
         return {**samples, "age": self.buffer.ages()}, spread
 

@@ -92,7 +92,7 @@ class GainTrace(BaseCallback):
         config, learner = self.model.config, self.model.learner
         networks = (learner.policy, learner.value_function, learner.reward_scaler)
         estimator = Estimator(*networks, config.gamma, config.gae_lambda, config.trace_cap)
-        return estimator.estimate([rollout], [False])["advantage"]
+        return estimator.estimate(rollout, stale=False)["advantage"]
 
     def _held_out(self, batch: dict[str, torch.Tensor], advantage: torch.Tensor) -> float:
         """Gain of the last update on data that it has not seen: ``rollout`` is the first by the changed policy."""

@@ -16,11 +16,8 @@ def estimate(model, rollout, stale=False):
     from r2vpo.control.targets import Estimator
 
     config, learner = model.config, model.learner
-    networks = (learner.policy, learner.value_function, learner.reward_scaler)
-    estimator = Estimator(*networks, config.gamma, config.gae_lambda, config.trace_cap)
-    if isinstance(rollout, dict):
-        return estimator.estimate([rollout], [stale])
-    return estimator.estimate(rollout, stale)
+    settings = (config.gamma, config.gae_lambda, config.trace_cap)
+    return Estimator(learner.policy, learner.value_function, learner.reward_scaler, *settings).estimate(rollout, stale)
 
 
 @pytest.mark.parametrize("end", ["terminate", "truncate"])
@@ -72,21 +69,6 @@ def test_stale_traces_are_cut_where_the_policy_moved_away():
     values = model.learner.value_function(fresh["observations"]).detach()
     torch.testing.assert_close(stale["value_target"], values, atol=1e-5, rtol=0)  # nothing is learned from it
     assert not torch.allclose(stale["advantage"], fresh["advantage"])
-
-
-def test_rollouts_estimated_together_give_what_each_gives_alone():
-    model = R2VPO("Hopper-v5", num_envs=2, rollout_steps=64, minibatch_size=32)
-    rollouts = [model.collector.collect(64)[0] for _ in range(3)]
-    assert len({len(rollout["final_observations"]) for rollout in rollouts}) > 1  # ends fall differently in each
-    with torch.no_grad():
-        model.learner.policy.network[-1].bias.add_(0.1)
-    stale = [True, True, False]
-    together = estimate(model, rollouts, stale)
-    alone = join_samples([estimate(model, *pair) for pair in zip(rollouts, stale, strict=True)])
-    assert together.keys() == alone.keys()
-    for name in alone:
-        torch.testing.assert_close(together[name], alone[name], msg=name)
-    assert not torch.allclose(together["advantage"], estimate(model, rollouts, [False] * 3)["advantage"])
 
 
 def test_stored_advantages_are_the_paper_s_literal_variant():
