@@ -123,6 +123,12 @@ def _gain(
     return float((weight * advantage).mean())
 
 
+def _mean(values: list[float]) -> float | None:
+    """Mean of those that are numbers; None where there are none, as before the first episode ends."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
 def run(env: str, buffer: int, study: Study) -> dict[str, Any]:
     """Train once with the off-policy preset and this buffer."""
     trace = GainTrace()
@@ -131,9 +137,7 @@ def run(env: str, buffer: int, study: Study) -> dict[str, Any]:
     model.close()
     windows = np.array_split(np.arange(len(trace.lines)), WINDOWS)
     steps = [int((window[-1] + 1) * model.config.rollout_size) for window in windows]
-    curves = {
-        name: [float(np.nanmean([trace.lines[i][name] for i in window])) for window in windows] for name, _ in PANELS
-    }
+    curves = {name: [_mean([trace.lines[i][name] for i in window]) for window in windows] for name, _ in PANELS}
     return {"env": env, "buffer_iterations": buffer, "seed": study.seed, "steps": steps, **curves}
 
 
@@ -144,7 +148,12 @@ def draw(results: list[dict[str, Any]], study: Study) -> Path:
         for column, (name, title) in enumerate(PANELS):
             axis = axes[study.env.index(result["env"]), column]
             color = f"C{study.buffers.index(result['buffer_iterations'])}"
-            axis.plot(result["steps"], result[name], color=color, label=f"{result['buffer_iterations']} iterations")
+            axis.plot(
+                result["steps"],
+                np.array(result[name], dtype=float),
+                color=color,
+                label=f"{result['buffer_iterations']} iterations",
+            )
             axis.set_title(f"{result['env']}: {title}", fontsize=9)
             axis.set_xlabel("environment steps")
     axes[0, 0].legend(fontsize=8)
@@ -171,7 +180,7 @@ def main() -> None:
     study.out.parent.mkdir(parents=True, exist_ok=True)
     study.out.with_suffix(".json").write_text(json.dumps(document) + "\n")
     for r in results:
-        late = {name: np.mean(r[name][WINDOWS // 2 :]) for name, _ in PANELS}
+        late = {name: np.mean([x for x in r[name][WINDOWS // 2 :] if x is not None]) for name, _ in PANELS}
         print(
             f"{r['env']:16} buffer of {r['buffer_iterations']}, second half: in-sample {late['in_sample']:.4f}, "
             f"held-out {late['held_out']:.4f}, fresh advantage {late['fresh_advantage']:+.2f}, "
