@@ -1,8 +1,8 @@
 """How much of what an update gains on its own data does the policy keep on new data?
 
-An update raises E[(rho - 1) A] over the samples that it learns from. The same quantity of the same update, measured on
-the rollout that the changed policy collects next, is what it really gained. Both are in standard deviations of the
-advantage. Where the first is far above the second, the update has followed the noise of its samples.
+An update raises E[(rho - 1) A] over the samples that it learns from; it is measured on the newest of them, and again on
+the rollout that the changed policy collects next, where it is what was really gained. Both are in standard deviations
+of the advantage. Where the first is far above the second, the update has followed the noise of its samples.
 
     python scripts/update_gain.py --out benchmarks/update_gain
 """

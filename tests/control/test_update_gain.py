@@ -19,9 +19,10 @@ pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="scripts are not par
 def script():
     spec = importlib.util.spec_from_file_location("update_gain", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["update_gain"] = module
+    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 def test_both_estimates_find_the_difference_between_two_policies(script):
