@@ -160,15 +160,8 @@ def draw(results: list[dict[str, Any]], study: Study) -> Path:
     return save_figure(figure, study.out.with_suffix(".png"))
 
 
-def main() -> None:
-    """Run the study, print its table, draw its picture."""
-    study = tyro.cli(Study)
-    cells = [(env, buffer) for env in study.env for buffer in study.buffers]
-    results: list[dict[str, Any]] = []
-    with LiveLine(len(cells), "runs") as line:
-        for env, buffer in cells:
-            results.append(run(env, buffer, study))
-            line.update(len(results), env=env, buffer=buffer)
+def write(results: list[dict[str, Any]], study: Study) -> None:
+    """Write what is there, after each run."""
     document = {
         "command": shlex.join(["python", *sys.argv]),
         "total_steps": study.total_steps,
@@ -179,6 +172,18 @@ def main() -> None:
     }
     study.out.parent.mkdir(parents=True, exist_ok=True)
     study.out.with_suffix(".json").write_text(json.dumps(document) + "\n")
+
+
+def main() -> None:
+    """Run the study, print its table, draw its picture."""
+    study = tyro.cli(Study)
+    cells = [(env, buffer) for env in study.env for buffer in study.buffers]
+    results: list[dict[str, Any]] = []
+    with LiveLine(len(cells), "runs") as line:
+        for env, buffer in cells:
+            results.append(run(env, buffer, study))
+            write(results, study)
+            line.update(len(results), env=env, buffer=buffer)
     for r in results:
         late = {name: np.mean([x for x in r[name][WINDOWS // 2 :] if x is not None]) for name, _ in PANELS}
         print(
