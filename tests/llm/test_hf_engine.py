@@ -81,7 +81,7 @@ def test_log_probs_are_those_of_a_full_forward_pass(model, engine, prompts, samp
     assert any(len(c.tokens) < 10 for c in completions) or sampling.temperature == 0  # some rows left the batch
     for i, completion in enumerate(completions):
         expected = reference_log_probs(model, prompts[i // 8], completion.tokens, sampling)
-        np.testing.assert_allclose(completion.log_probs, expected, atol=1e-5)
+        np.testing.assert_allclose(completion.log_probs, expected, atol=5e-5)
         assert completion.log_probs.dtype == np.float32
         assert completion.tokens.dtype == np.int32
 
@@ -154,7 +154,7 @@ def test_weights_are_live_and_their_version_is_stamped():
     assert {c.weight_version for c in after} == {3}
     for i, completion in enumerate(after):
         expected = reference_log_probs(model, PROMPTS[i // 2], completion.tokens, Sampling(6))
-        np.testing.assert_allclose(completion.log_probs, expected, atol=1e-5)
+        np.testing.assert_allclose(completion.log_probs, expected, atol=5e-5)
     assert [c.tokens.tolist() for c in before] != [c.tokens.tolist() for c in after]
 
 
@@ -182,7 +182,7 @@ def test_lora_adapters_count():
                 parameter.normal_(std=0.5)
     for i, completion in enumerate(HFEngine(model, TOKENIZER).generate(PROMPTS, 2, Sampling(6), range(8))):
         expected = reference_log_probs(model, PROMPTS[i // 2], completion.tokens, Sampling(6))
-        np.testing.assert_allclose(completion.log_probs, expected, atol=1e-5)
+        np.testing.assert_allclose(completion.log_probs, expected, atol=5e-5)
         with model.disable_adapter():
             without = reference_log_probs(model, PROMPTS[i // 2], completion.tokens, Sampling(6))
         assert np.abs(completion.log_probs - without).max() > 1e-3

@@ -90,12 +90,12 @@ def test_run_directory_holds_everything_and_the_saved_model_gives_the_same_answe
         torch.testing.assert_close(loaded.state_dict()[name], values, rtol=0, atol=0)
 
 
-def test_ratio_is_exactly_one_before_the_first_gradient_step():
+def test_ratio_is_one_before_the_first_gradient_step():
     trainer = make(behaviour_log_probs="trainer", method="r2vpo-on", minibatch_size=32, total_rollouts=32)
     trainer.train(progress_bar=False)
     recent = trainer.learner.updater.recent
     assert len(recent.log_ratio) > 32
-    assert (recent.log_ratio == 0).all()
+    assert recent.log_ratio.abs().max() < 1e-6  # a matrix product of another shape may round the last bit otherwise
 
 
 def test_engine_log_probs_leave_only_rounding(capsys):
