@@ -29,8 +29,11 @@ OFF_POLICY = {
     "learning_rate": 5e-4,
     "lr_schedule": "linear",
     "delta_decay": 0.25,
+    "buffer_iterations": 8,
+    "delta_per_dimension": 0.005,
 }
-"""A quarter of that collected per iteration; the buffer then holds what an on-policy iteration would collect."""
+"""A quarter of that collected per iteration; the buffer then holds two on-policy iterations, and half of the delta goes
+with twice the data (docs/control.md)."""
 
 FAST = {
     "algo": "off-policy",
