@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from r2vpo.checkpoint import load_tree, save_tree
+from r2vpo.control.action_bounds import ActionBounds
 from r2vpo.control.callbacks import MaybeCallback, as_callback
 from r2vpo.control.collector import Collector
 from r2vpo.control.collector_process import CollectorSpec
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.curves import EpisodeLog
 from r2vpo.control.evaluation import BatchPolicy, EvaluationResult, evaluate_policy
-from r2vpo.control.gaussian import ActionBounds
 from r2vpo.control.gradient_step import GradientStep
 from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import OverlappedCollector, noise_seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2vpo.control.actor import NumpyActor, repeated
-from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
+from r2vpo.control.action_bounds import ActionBounds
+from r2vpo.control.actor import NumpyActor
+from r2vpo.control.gaussian import GaussianPolicy
 from r2vpo.envs.engines import AnyVectorEnv
 from r2vpo.errors import EnvironmentFailure
 
@@ -109,7 +109,7 @@ class Collector:
         num_envs, observation_size = self.observations.shape
         std = self.policy.bounded_log_std().exp()
         noise = (torch.randn(steps, num_envs, len(std), generator=self.generator) * std).numpy()
-        actor, bounds = NumpyActor(self.policy), _for_rows(self.bounds, num_envs)
+        actor, bounds = NumpyActor(self.policy), self.bounds.for_rows(num_envs)
         observations = np.empty((steps, num_envs, observation_size), dtype=np.float32)
         rewards = np.empty((steps, num_envs))
         terminated, truncated = np.empty((2, steps, num_envs), dtype=bool)
@@ -162,10 +162,3 @@ class Collector:
         ended = FinishedEpisode(taken, float(self.episode_returns[index]), int(self.episode_lengths[index]))
         self.episode_returns[index], self.episode_lengths[index] = 0.0, 0
         return ended
-
-
-def _for_rows(bounds: ActionBounds, rows: int) -> ActionBounds:
-    """The same bounds, once for each environment."""
-    result = copy.copy(bounds)
-    result.low, result.high = repeated(bounds.low, rows), repeated(bounds.high, rows)
-    return result

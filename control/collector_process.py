@@ -16,8 +16,9 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from r2vpo.control.action_bounds import ActionBounds
 from r2vpo.control.collector import Collector, FinishedEpisode, Rollout
-from r2vpo.control.gaussian import ActionBounds, GaussianPolicy
+from r2vpo.control.gaussian import GaussianPolicy
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource
 from r2vpo.errors import EnvironmentFailure

@@ -111,8 +111,9 @@ class ControlConfig:
     """Lower bound of the log standard deviation; higher keeps more exploration."""
     log_std_max: float = 1.0
     """Upper bound of the log standard deviation."""
-    action_bounds: Literal["clip", "tanh"] = "clip"
-    """How samples meet bounded action spaces; the sample before it is what is scored."""
+    action_bounds: Literal["rescale", "clip", "tanh"] = "rescale"
+    """How samples meet bounded action spaces; the sample before it is what is scored. rescale: -1 and 1 are the
+    bounds, and what lies beyond is cut; clip: samples are in the units of the actions; tanh: squashed."""
     normalize_observations: bool = True
     """Standardise observations by running statistics, frozen from collection to the end of the update."""
     normalize_rewards: bool = True
@@ -197,7 +198,7 @@ _CHECKS = (
     choice("advantage_scope", "minibatch", "update"),
     choice("replay_advantages", "recomputed", "stored"),
     choice("lr_schedule", "linear", "constant"),
-    choice("action_bounds", "clip", "tanh"),
+    choice("action_bounds", "rescale", "clip", "tanh"),
     choice("preset", "default", "fast"),
     choice("engine", "auto", "native", "gymnasium", "envpool"),
     choice("gradient_step", "auto", "eager", "compiled"),

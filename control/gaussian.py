@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -91,24 +89,6 @@ class ValueFunction(nn.Module):
     def forward_standardised(self, inputs: Tensor) -> Tensor:
         """Values ``[N]`` of observations that went through the normaliser already."""
         return run_mlp(self.network, inputs).squeeze(-1)
-
-
-class ActionBounds:
-    """Turns samples of the Gaussian into actions the environment accepts.
-
-    Args:
-        space: The environment's action space; bounds may be infinite under ``clip``.
-        kind: ``clip`` cuts at the bounds; ``tanh`` squashes into them (needs finite bounds).
-    """
-
-    def __init__(self, space: gym.spaces.Box, kind: str) -> None:
-        self.low, self.high, self.kind = space.low, space.high, kind
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """``[N, A]`` samples to ``[N, A]`` actions."""
-        if self.kind == "clip":
-            return np.minimum(np.maximum(samples, self.low), self.high)
-        return self.low + 0.5 * (np.tanh(samples) + 1.0) * (self.high - self.low)
 
 
 def run_mlp(network: nn.Sequential, inputs: Tensor) -> Tensor:
