@@ -31,6 +31,7 @@ OFF_POLICY = {
     "delta_decay": 0.25,
     "buffer_iterations": 8,
     "delta_per_dimension": 0.005,
+    "action_bounds": "rescale",
 }
 """A quarter of that collected per iteration; the buffer then holds two on-policy iterations, and half of the delta goes
 with twice the data (docs/control.md)."""
