@@ -21,6 +21,7 @@ def test_four_iterations_of_64_environments_are_their_own_bytes(settings):
     model = R2VPO(
         "HalfCheetah-v5",
         num_envs=envs,
+        buffer_iterations=4,
         rollout_steps=steps,
         epochs=1,
         minibatch_size=256,

@@ -92,7 +92,8 @@ def test_joined_advantages_are_standardised_together():
 
 @pytest.mark.parametrize(("scope", "alike"), [("minibatch", True), ("update", False)])
 def test_scope_of_the_standardisation(scope, alike):
-    model = R2VPO(IdentityEnv, num_envs=2, rollout_steps=16, minibatch_size=8, epochs=3, advantage_scope=scope)
+    settings = {"buffer_iterations": 4, "num_envs": 2, "rollout_steps": 16, "minibatch_size": 8, "epochs": 3}
+    model = R2VPO(IdentityEnv, advantage_scope=scope, **settings)
     seen = []
     step = model.learner.updater.step
     model.learner.updater.step = lambda batches, count: seen.append(batches[0]["advantage"]) or step(batches, count)
