@@ -23,8 +23,9 @@ class ActionBounds:
     def __init__(self, space: gym.spaces.Box, kind: str) -> None:
         self.low, self.high, self.kind = space.low, space.high, kind
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        self.middle = np.where(bounded, 0.5 * space.low + 0.5 * space.high, 0.0).astype(space.dtype)
-        self.half_range = np.where(bounded, 0.5 * space.high - 0.5 * space.low, 1.0).astype(space.dtype)
+        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+        self.middle = (0.5 * low + 0.5 * high).astype(space.dtype)
+        self.half_range = (0.5 * high - 0.5 * low).astype(space.dtype)
         if kind == "rescale" and not self.middle.any() and (self.half_range == 1.0).all():
             self.kind = "clip"  # the same, without its cost on every step
 

@@ -103,6 +103,7 @@ def test_action_bounds():
     samples = np.array([[-3.0, -3.0], [0.0, 0.0], [0.5, 30.0]])
     assert ActionBounds(space, "clip")(samples).tolist() == [[-1.0, 0.0], [0.0, 0.0], [0.5, 4.0]]
     assert ActionBounds(space, "rescale")(samples).tolist() == [[-1.0, 0.0], [0.0, 2.0], [0.5, 4.0]]
+    assert ActionBounds(space, "rescale")(np.array([[0.25, 0.25]])).tolist() == [[0.25, 2.5]]
     squashed = ActionBounds(space, "tanh")(samples)
     assert squashed[1].tolist() == [0.0, 2.0]
     assert space.contains(squashed[2])
@@ -116,6 +117,7 @@ def test_action_bounds_repeated_for_rows_are_the_same(kind):
     assert bounds.for_rows(5)(samples).tolist() == bounds(samples).tolist()
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-np.inf, 4.0), (-np.inf, np.inf)])
 def test_rescaling_leaves_unit_and_open_ranges_alone(low, high):
     space = gym.spaces.Box(low, high, (3,), np.float32)
@@ -123,6 +125,18 @@ def test_rescaling_leaves_unit_and_open_ranges_alone(low, high):
     rescaled = ActionBounds(space, "rescale")(samples)
     assert rescaled.dtype == np.float32
     assert rescaled.tolist() == ActionBounds(space, "clip")(samples).tolist()
+
+
+@pytest.mark.parametrize(("algo", "unit"), [("off-policy", 2.0), ("on-policy", 1.0)])
+def test_only_the_off_policy_preset_rescales_actions(algo, unit):
+    model = R2VPO("Pendulum-v1", algo=algo, num_envs=2)  # its torque lies within -2 and 2
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    with torch.no_grad():
+        mean = model.learner.policy.mean(torch.as_tensor(observations)).numpy()
+    actions, _ = model.predict(observations, deterministic=True)
+    model.close()
+    assert np.abs(mean).max() > 0
+    np.testing.assert_allclose(actions, unit * mean, rtol=1e-4, atol=1e-7)
 
 
 def test_observation_statistics_equal_those_of_all_data():
