@@ -111,7 +111,7 @@ class ControlConfig:
     """Lower bound of the log standard deviation; higher keeps more exploration."""
     log_std_max: float = 1.0
     """Upper bound of the log standard deviation."""
-    action_bounds: Literal["rescale", "clip", "tanh"] = "clip"
+    action_bounds: Literal["rescale", "clip", "tanh"] = "rescale"
     """How samples meet bounded action spaces; the sample before it is what is scored. rescale: -1 and 1 are the
     bounds, and what lies beyond is cut; clip: samples are in the units of the actions; tanh: squashed."""
     normalize_observations: bool = True

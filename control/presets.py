@@ -1,7 +1,7 @@
 """Settings that fit together, a set for each algorithm and the same for every task; whatever is given explicitly wins.
 
 What adapts to a task is delta: it follows the size of the action (:func:`r2vpo.dual.joint_delta`). The trials behind
-the numbers are in benchmarks/control_tuning*, and docs/control.md says what they showed.
+the numbers are in benchmarks/control_tuning*, and docs/tuning.md says what they showed.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ OFF_POLICY = {
     "delta_decay": 0.25,
     "buffer_iterations": 8,
     "delta_per_dimension": 0.005,
-    "action_bounds": "rescale",
 }
 """A quarter of that collected per iteration; the buffer then holds two on-policy iterations, and half of the delta goes
-with twice the data (docs/control.md)."""
+with twice the data (docs/tuning.md)."""
 
 FAST = {
     "algo": "off-policy",

@@ -127,9 +127,17 @@ def test_rescaling_leaves_unit_and_open_ranges_alone(low, high):
     assert rescaled.tolist() == ActionBounds(space, "clip")(samples).tolist()
 
 
-@pytest.mark.parametrize(("algo", "unit"), [("off-policy", 2.0), ("on-policy", 1.0)])
-def test_only_the_off_policy_preset_rescales_actions(algo, unit):
-    model = R2VPO("Pendulum-v1", algo=algo, num_envs=2)  # its torque lies within -2 and 2
+@pytest.mark.parametrize(
+    ("settings", "unit"),
+    [
+        ({"algo": "off-policy"}, 2.0),
+        ({"algo": "on-policy"}, 2.0),
+        ({"preset": "fast"}, 2.0),
+        ({"action_bounds": "clip"}, 1.0),
+    ],
+)
+def test_every_preset_rescales_actions(settings, unit):
+    model = R2VPO("Pendulum-v1", num_envs=8, **settings)  # its torque lies within -2 and 2
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     with torch.no_grad():
         mean = model.learner.policy.mean(torch.as_tensor(observations)).numpy()
