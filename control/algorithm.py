@@ -31,7 +31,7 @@ from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
 from r2vpo.envs.making import EnvSource
 from r2vpo.envs.native.workers import default_threads
 from r2vpo.errors import ConfigError
-from r2vpo.run_directory import RunDirectory
+from r2vpo.run_directory import CHECKPOINT, RunDirectory
 
 AnyCollector = Collector | OverlappedCollector
 
@@ -243,13 +243,15 @@ class R2VPO:
         """Read what :meth:`save`, or a run's checkpoints, wrote; nothing in the file is executed.
 
         Args:
-            path: The file.
+            path: The file, or a run directory, whose newest checkpoint is then taken.
             env: Needed to train or evaluate when the model was made from a function or an environment.
 
         Raises:
             CheckpointError: Missing, truncated, damaged or foreign file.
         """
         path = Path(path)
+        if path.is_dir():
+            path = path / CHECKPOINT
         tree = load_tree(path if path.suffix or path.exists() else path.with_suffix(".zip"))
         return cls._from_snapshot(tree, str(path), env)
 

@@ -122,7 +122,6 @@ def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
     """Train every seed to the end and say where everything is."""
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.control.seed_report import best_run, print_report
-    from r2vpo.run_directory import CHECKPOINT
 
     print(study.description, flush=True)
     try:
@@ -137,7 +136,7 @@ def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
         print(f"to go on with what is missing: r2vpo control train --resume {study.path}", file=sys.stderr)
         raise
     if command.video:
-        _film(R2VPO.load(best_run(study.run_dirs) / CHECKPOINT), study.path / "video.mp4")
+        _film(R2VPO.load(best_run(study.run_dirs)), study.path / "video.mp4")
     print_report(study.path, study.run_dirs, command.json)
     return 0
 
@@ -175,11 +174,10 @@ def _evaluate(arguments: list[str]) -> int:
     command = tyro.cli(EvaluateCommand, args=arguments, prog="r2vpo control evaluate")
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.provenance import package_versions
-    from r2vpo.run_directory import CHECKPOINT
 
     if not command.run.exists():
         raise CheckpointError(f"no run or model at {command.run}")
-    model = R2VPO.load(command.run / CHECKPOINT if command.run.is_dir() else command.run)
+    model = R2VPO.load(command.run)
     started = time.perf_counter()
     result = model.evaluate(command.episodes, deterministic=not command.stochastic, seed=command.seed)
     document = {

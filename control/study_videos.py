@@ -62,9 +62,8 @@ def film(jobs: Sequence[Job], runs: Path) -> list[Path]:
 def _film(job: Job, path: Path) -> None:
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.control.results import record_video
-    from r2vpo.run_directory import CHECKPOINT
 
-    model = R2VPO.load(path.parent / CHECKPOINT)
+    model = R2VPO.load(path.parent)
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
         record_video(model.act(deterministic=True), job.env, unfinished, seed=EVALUATION_SEED + job.seed, size=SIZE)

@@ -154,6 +154,10 @@ class TestCheckpoints:
         with pytest.raises(CheckpointError, match=r"no checkpoint at .*nowhere\.zip"):
             R2VPO.load(tmp_path / "nowhere.zip")
 
+    def test_a_folder_without_a_run(self, tmp_path):
+        with pytest.raises(CheckpointError, match=r"no checkpoint at .*checkpoints/latest\.zip"):
+            R2VPO.load(tmp_path)
+
     @pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
     def test_truncated(self, saved, kept):
         content = saved.read_bytes()

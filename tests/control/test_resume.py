@@ -117,6 +117,16 @@ def test_saved_model_trains_on_as_the_original(tmp_path):
         assert torch.equal(one, other)
 
 
+def test_loading_a_run_directory_takes_its_checkpoint(tmp_path):
+    model = R2VPO("Pendulum-v1", seed=1, run_dir=tmp_path / "run", **SMALL)
+    model.learn(2 * ITERATION)
+    model.close()
+    copy = R2VPO.load(tmp_path / "run")
+    assert copy.num_timesteps == model.num_timesteps
+    for one, other in zip(model.learner.policy.parameters(), copy.learner.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def start_training(run_dir, *more):
     words = ["-m", "r2vpo.cli", "control", "train", "--env", "Hopper-v5", "--total-steps", "36000", "--quiet"]
     words += ["--num-envs", "3", "--rollout-steps", "40", "--minibatch-size", "30", "--epochs", "2"]
