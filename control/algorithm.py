@@ -12,26 +12,22 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from r2vpo.checkpoint import load_tree, save_tree
-from r2vpo.control.action_bounds import ActionBounds
 from r2vpo.control.callbacks import MaybeCallback, as_callback
-from r2vpo.control.collector import Collector
-from r2vpo.control.collector_process import CollectorSpec
+from r2vpo.control.collector import ActionBounds, Collector
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.curves import EpisodeLog
-from r2vpo.control.evaluation import BatchPolicy, EvaluationResult, evaluate_policy
-from r2vpo.control.gradient_step import GradientStep
+from r2vpo.control.evaluation import BatchPolicy, EpisodeLog, EvaluationResult, evaluate_policy
 from r2vpo.control.learner import Learner
-from r2vpo.control.overlap import OverlappedCollector, noise_seed
+from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict, resolve_config
-from r2vpo.control.snapshot import read_identity, restore_environments, restore_snapshot, take_snapshot
-from r2vpo.control.threads import torch_threads
-from r2vpo.control.training import train
+from r2vpo.control.run import read_identity, restore_environments, restore_snapshot, take_snapshot
+from r2vpo.control.training import GradientStep, train
 from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
 from r2vpo.envs.making import EnvSource
-from r2vpo.envs.native.workers import default_threads
+from r2vpo.envs.native.simulations import default_threads
 from r2vpo.errors import ConfigError
-from r2vpo.run_directory import CHECKPOINT, RunDirectory
+from r2vpo.processes import torch_threads
+from r2vpo.runs.checkpoint import load_tree, save_tree
+from r2vpo.runs.directory import CHECKPOINT, RunDirectory
 
 AnyCollector = Collector | OverlappedCollector
 

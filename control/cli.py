@@ -19,7 +19,7 @@ from r2vpo.errors import CheckpointError, R2VPOError
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
-    from r2vpo.control.seeds import SeedStudy
+    from r2vpo.control.experiments.seeds import SeedStudy
 
 _USAGE = """usage: r2vpo control {train,evaluate,compare,study} ...
 
@@ -72,7 +72,7 @@ def _train(arguments: list[str]) -> int:
     settings = {f.name: getattr(command, f.name) for f in fields(ControlConfig)}
     run_dir = command.run_dir or _default_run_dir(settings, command.seeds)
     if command.seeds != 1:
-        from r2vpo.control.seeds import SeedStudy
+        from r2vpo.control.experiments.seeds import SeedStudy
 
         return _run_seeds(SeedStudy.create(run_dir, settings, command.seeds), command)
     from r2vpo.control.algorithm import R2VPO
@@ -82,10 +82,10 @@ def _train(arguments: list[str]) -> int:
 
 
 def _resume(command: ResumeCommand) -> int:
-    from r2vpo.control.seed_files import SEEDS
+    from r2vpo.control.experiments.seeds import SEEDS
 
     if (command.resume / SEEDS).is_file():
-        from r2vpo.control.seeds import SeedStudy
+        from r2vpo.control.experiments.seeds import SeedStudy
 
         return _run_seeds(SeedStudy.open(command.resume), command)
     from r2vpo.control.algorithm import R2VPO
@@ -121,7 +121,7 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
 def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
     """Train every seed to the end and say where everything is."""
     from r2vpo.control.algorithm import R2VPO
-    from r2vpo.control.seed_report import best_run, print_report
+    from r2vpo.control.experiments.seed_summary import best_run, print_report
 
     print(study.description, flush=True)
     try:
@@ -142,7 +142,7 @@ def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
 
 
 def _report(path: Path, json_copy: Path | None) -> None:
-    from r2vpo.run_directory import CHECKPOINT, CURVE, SUMMARY
+    from r2vpo.runs.directory import CHECKPOINT, CURVE, SUMMARY
 
     text = (path / SUMMARY).read_text()
     summary = json.loads(text)
@@ -161,7 +161,7 @@ def _report(path: Path, json_copy: Path | None) -> None:
 
 
 def _film(model: R2VPO, path: Path) -> None:
-    from r2vpo.control.results import record_video
+    from r2vpo.control.pictures import record_video
 
     try:
         record_video(model.act(deterministic=True), model.config.env, path, seed=model.config.seed)
@@ -173,7 +173,7 @@ def _film(model: R2VPO, path: Path) -> None:
 def _evaluate(arguments: list[str]) -> int:
     command = tyro.cli(EvaluateCommand, args=arguments, prog="r2vpo control evaluate")
     from r2vpo.control.algorithm import R2VPO
-    from r2vpo.provenance import package_versions
+    from r2vpo.runs.provenance import package_versions
 
     if not command.run.exists():
         raise CheckpointError(f"no run or model at {command.run}")
@@ -207,21 +207,21 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _compare(arguments: list[str]) -> int:
     command = tyro.cli(CompareCommand, args=arguments, prog="r2vpo control compare")
-    from r2vpo.control.compare import compare
+    from r2vpo.control.experiments.compare import compare
 
     compare(command)
     return 0
 
 
 def _study(arguments: list[str]) -> int:
-    from r2vpo.control.study_commands import StudyCommand, StudyResumeCommand
+    from r2vpo.control.experiments.commands import StudyCommand, StudyResumeCommand
 
     command: StudyCommand | StudyResumeCommand
     if any(word.split("=")[0] == "--resume" for word in arguments):
         command = tyro.cli(StudyResumeCommand, args=arguments, prog="r2vpo control study")
     else:
         command = tyro.cli(StudyCommand, args=arguments, prog="r2vpo control study")
-    from r2vpo.control.study import study
+    from r2vpo.control.experiments.study import study
 
     out = command.out if isinstance(command, StudyCommand) else command.resume
     try:

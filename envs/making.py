@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.tasks.registration import register_tasks
 from r2vpo.envs.tasks.robotics import flatten_goal, register_robotics
+from r2vpo.envs.tasks.table import register_tasks
 from r2vpo.errors import ConfigError
 
 EnvSource = str | Callable[[], gym.Env]

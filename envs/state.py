@@ -20,7 +20,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.checkpoint import generator_state, restore_generator
+from r2vpo.runs.checkpoint import generator_state, restore_generator
 
 _NEVER_STATE = {"env", "_saved_kwargs", "_np_random", "spec", "_cached_spec", "metadata", "_metadata", "model", "data"}
 # How an environment was made, which may name files of this process.
@@ -42,7 +42,7 @@ _STATIC_MODULES = (
 
 
 def capture_state(env: gym.Env) -> dict[str, Any]:
-    """State of one environment as plain values and arrays, for :func:`r2vpo.checkpoint.save_tree`.
+    """State of one environment as plain values and arrays, for :func:`r2vpo.runs.checkpoint.save_tree`.
 
     Returns:
         ``layers`` (attributes, outermost wrapper first), ``physics`` (bytes of ``MjData``, uint8, or None),

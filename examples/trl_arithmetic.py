@@ -22,10 +22,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from r2vpo.envs.arithmetic import arithmetic_rows
+from r2vpo.llm.models.tiny import ensure_tiny_model
+from r2vpo.llm.models.warm_start import Examples, greedy_accuracy
 from r2vpo.llm.rewards.exact import exact
-from r2vpo.llm.tiny import ensure_tiny_model
 from r2vpo.llm.trl import R2VPOConfig, R2VPOTrainer
-from r2vpo.llm.warm_start import Examples, greedy_accuracy
 
 PROMPTS, GROUP, STEPS_PER_GENERATION, UTD = 64, 8, 4, 2
 

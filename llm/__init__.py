@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2vpo.llm.config import LLMConfig
-    from r2vpo.llm.token_policy import TokenPolicy
+    from r2vpo.llm.models.token_policy import TokenPolicy
     from r2vpo.llm.trainer import R2VPOTrainer
 
-_HOMES = {"LLMConfig": "config", "R2VPOTrainer": "trainer", "TokenPolicy": "token_policy"}
+_HOMES = {"LLMConfig": "config", "R2VPOTrainer": "trainer", "TokenPolicy": "models.token_policy"}
 
 __all__ = ["LLMConfig", "R2VPOTrainer", "TokenPolicy"]
 

@@ -10,18 +10,18 @@ import torch
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data import as_rows, load_rows
+from r2vpo.llm.data.prompts import Problem
+from r2vpo.llm.data.rows import as_rows, load_rows
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.engines import choose_engine, make_engine
+from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.learner import half_precision
-from r2vpo.llm.prompt_stream import Problem
 from r2vpo.llm.rewards import RewardFunction, make_reward, score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from r2vpo.llm.engines.base import RolloutEngine
     from r2vpo.llm.rewards import RewardBatch
-    from r2vpo.llm.rollout import RolloutEngine
 
 GIVEN = "given"
 """Stands in the config for a model, a dataset or a reward that was passed as an object."""
@@ -143,7 +143,7 @@ def load_policy_model(
     config: LLMConfig, given: GivenObjects, processes: AcceleratedProcesses
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model on this process's device, and its tokenizer."""
-    from r2vpo.llm.loading import load_model, load_tokenizer
+    from r2vpo.llm.models.loading import load_model, load_tokenizer
 
     if given.model is not None:
         if given.tokenizer is None:

@@ -13,12 +13,37 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from r2vpo.errors import R2VPOError
-from r2vpo.llm.commands import ResumeCommand, TrainCommand
-from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.methods import resolve_config
+from r2vpo.llm.config import LLMConfig, resolve_config
 
 if TYPE_CHECKING:
     from r2vpo.llm.trainer import R2VPOTrainer
+
+
+@dataclass(frozen=True)
+class TrainCommand(LLMConfig):
+    """Fine-tune a language model. Without arguments: the tiny model on arithmetic, some minutes on a laptop."""
+
+    run_dir: Path | None = None
+    """Where everything is written; named after model, method, seed and time when not given."""
+    resume: Path | None = None
+    """Run directory to go on with, instead of starting a run. Its own settings hold; no others can be given."""
+    quiet: bool = False
+    """No live line."""
+    json: Path | None = None
+    """Also write the summary to this file."""
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Go on with a run that was stopped or killed, with the settings it had."""
+
+    resume: Path
+    """The run directory."""
+    quiet: bool = False
+    """No live line."""
+    json: Path | None = None
+    """Also write the summary to this file."""
+
 
 _USAGE = """usage: r2vpo llm {train,evaluate,compare} ...
 
@@ -96,8 +121,8 @@ def _run(trainer: R2VPOTrainer, path: Path, command: TrainCommand | ResumeComman
 
 
 def _report(summary: dict[str, Any], path: Path, json_copy: Path | None) -> None:
-    from r2vpo.llm.results import COMPLETIONS, MODEL
-    from r2vpo.run_directory import CURVE, SUMMARY
+    from r2vpo.llm.run import COMPLETIONS, MODEL
+    from r2vpo.runs.directory import CURVE, SUMMARY
 
     if json_copy is not None:
         json_copy.write_text(json.dumps(summary, indent=2))
@@ -115,13 +140,13 @@ def _report(summary: dict[str, Any], path: Path, json_copy: Path | None) -> None
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from r2vpo.llm.evaluate_command import main as evaluate
+    from r2vpo.llm.evaluation.command import main as evaluate
 
     return evaluate(arguments)
 
 
 def _compare(arguments: list[str]) -> int:
-    from r2vpo.llm.compare import main as compare
+    from r2vpo.llm.experiments.compare import main as compare
 
     return compare(arguments)
 

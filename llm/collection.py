@@ -14,14 +14,33 @@ from torch import Tensor
 from r2vpo.advantages import group_relative_advantages
 from r2vpo.errors import RolloutError
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.data.prompts import Problem, PromptStream
 from r2vpo.llm.distributed import AcceleratedProcesses
+from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
 from r2vpo.llm.experience import pack
-from r2vpo.llm.prompt_stream import Problem, PromptStream
-from r2vpo.llm.rollout import Completion, RolloutEngine, Sampling
-from r2vpo.llm.shaping import overlong_penalty
 
 if TYPE_CHECKING:
     from r2vpo.llm.rewards.scoring import RewardBatch
+
+
+def overlong_penalty(lengths: NDArray[np.integer], max_tokens: int, width: int) -> NDArray[np.float64]:
+    """Soft punishment of long answers (DAPO, arXiv 2503.14476, Eq. 13).
+
+    0 up to ``max_tokens - width`` tokens, from there linearly down to -1 at ``max_tokens``. A width of 0 punishes
+    nothing.
+
+    Args:
+        lengths: Tokens of each completion, ``[B]``.
+        max_tokens: Where completions are cut.
+        width: Tokens over which the punishment grows.
+
+    Returns:
+        What is added to the rewards, ``[B]``.
+    """
+    if width == 0:
+        return np.zeros(len(lengths))
+    return np.clip((max_tokens - width - lengths) / width, -1.0, 0.0)
+
 
 Scorer = Callable[[Sequence[Problem], Sequence[str]], "RewardBatch"]
 """Problems and answers, one each, to rewards."""

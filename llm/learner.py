@@ -10,11 +10,10 @@ from torch import Tensor
 
 from r2vpo.dual import DualController
 from r2vpo.errors import TrainingDiverged
-from r2vpo.llm.batching import padding_fraction, token_micro_batches
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.experience import Sample, all_samples, collate, unpack
-from r2vpo.llm.token_policy import TokenPolicy
+from r2vpo.llm.experience import Sample, all_samples, collate, padding_fraction, token_micro_batches, unpack
+from r2vpo.llm.models.token_policy import TokenPolicy
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
 from r2vpo.update import PolicyUpdater, Scored

@@ -21,18 +21,14 @@ from r2vpo.llm.assembly import (
     training_rows,
 )
 from r2vpo.llm.collection import Collector
-from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.config import LLMConfig, resolve_config
+from r2vpo.llm.data.prompts import PromptStream, check_context, make_problems
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.learner import TokenLearner
-from r2vpo.llm.loop import run_training
-from r2vpo.llm.methods import resolve_config
-from r2vpo.llm.problems import check_context, make_problems
-from r2vpo.llm.prompt_stream import PromptStream
-from r2vpo.llm.results import finish_run
-from r2vpo.llm.snapshot import restore_snapshot
-from r2vpo.llm.token_policy import TokenPolicy
-from r2vpo.run_directory import CONFIG, RunDirectory
+from r2vpo.llm.models.token_policy import TokenPolicy
+from r2vpo.llm.run import restore_snapshot
+from r2vpo.llm.training import accuracy, finish_run, run_training
+from r2vpo.runs.directory import CONFIG, RunDirectory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -146,7 +142,7 @@ class R2VPOTrainer:
         Ctrl-C finishes the iteration, saves and raises KeyboardInterrupt.
 
         Returns:
-            The summary, see :func:`r2vpo.llm.results.finish_run`.
+            The summary, see :func:`r2vpo.llm.training.finish_run`.
 
         Raises:
             RolloutError: The engine failed, or its log-probs are not finite.
@@ -170,7 +166,7 @@ class R2VPOTrainer:
         """
         if not self.processes.is_main:
             return
-        from r2vpo.llm.loading import save_pretrained
+        from r2vpo.llm.models.loading import save_pretrained
 
         save_pretrained(self.model, self.tokenizer, Path(path))
 
@@ -204,8 +200,8 @@ class R2VPOTrainer:
         self.last_accuracy: float | None = None
 
     def _restore(self, run_dir: Path) -> None:
-        from r2vpo.checkpoint import load_tree
-        from r2vpo.run_directory import CHECKPOINT
+        from r2vpo.runs.checkpoint import load_tree
+        from r2vpo.runs.directory import CHECKPOINT
 
         path = run_dir / CHECKPOINT
         if path.exists():

@@ -14,7 +14,7 @@ GROUPS = {
     "llm": ("r2vpo.llm.cli", "fine-tune and evaluate language models"),
     "plot": ("r2vpo.plot_command", "draw the training curves of one or more runs"),
     "report": ("r2vpo.control.report.command", "one HTML page about the runs of a study"),
-    "bench": ("r2vpo.bench_command", "measure speed beside other libraries"),
+    "bench": ("r2vpo.cli:bench", "measure speed beside other libraries"),
 }
 
 _HELP = """usage: r2vpo COMMAND ...
@@ -25,6 +25,15 @@ commands:
 {commands}
 
 r2vpo COMMAND --help tells more about each.
+"""
+
+
+BACKENDS = {"control": "r2vpo.control.bench.command", "llm": "r2vpo.llm.bench.command"}
+
+_BENCH_USAGE = """usage: r2vpo bench {control,llm} ...
+
+  control   environment steps per second beside Stable-Baselines3 PPO
+  llm       samples per second beside TRL's GRPOTrainer, rollout engines, log-probs
 """
 
 
@@ -50,7 +59,7 @@ def _run(words: list[str]) -> int:
         print(_HELP.format(commands="\n".join(rows)), end="")
         return 0 if words else 2
     if words[0] == "--version":
-        from r2vpo.provenance import package_versions
+        from r2vpo.runs.provenance import package_versions
 
         print(f"r2vpo {package_versions().get('r2vpo', 'from source')}")
         return 0
@@ -58,7 +67,8 @@ def _run(words: list[str]) -> int:
         print(f"r2vpo: there is no command {words[0]!r}; the commands are {', '.join(GROUPS)}", file=sys.stderr)
         return 2
     try:
-        return int(import_module(GROUPS[words[0]][0]).main(words[1:]) or 0)
+        module, _, function = GROUPS[words[0]][0].partition(":")
+        return int(getattr(import_module(module), function or "main")(words[1:]) or 0)
     except R2VPOError as error:
         print(f"r2vpo: {error}", file=sys.stderr)
         return 1
@@ -76,6 +86,17 @@ def _output_is_closed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """``r2vpo bench``: run the benchmark of one backend, measured in alternation with other libraries."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_BENCH_USAGE, end="")
+        return 0 if arguments else 2
+    if arguments[0] not in BACKENDS:
+        print(f"r2vpo bench: no backend {arguments[0]!r}; there are {', '.join(BACKENDS)}", file=sys.stderr)
+        return 2
+    return int(import_module(BACKENDS[arguments[0]]).main(arguments[1:]))
 
 
 if __name__ == "__main__":

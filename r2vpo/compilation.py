@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from r2vpo.cache import cache_directory, made_once
+from r2vpo.runs.cache import cache_directory, made_once
 
 TensorFunction = Callable[..., tuple[Tensor, ...]]
 """Tensors in, tensors out; may change its arguments in place."""

@@ -13,7 +13,11 @@ import tyro
 
 from r2vpo.errors import ConfigError, RunDirectoryError
 
-FIGURES = {"control": "r2vpo.plotting", "seeds": "r2vpo.control.seed_report", "llm": "r2vpo.llm.figures"}
+FIGURES = {
+    "control": "r2vpo.plotting",
+    "seeds": "r2vpo.control.experiments.seed_summary",
+    "llm": "r2vpo.llm.experiments.curves",
+}
 """By kind of run: the module whose ``write_figures(run_dirs, output)`` draws it and returns the pictures' paths."""
 
 _SEEDS = "seeds.json"
@@ -58,7 +62,7 @@ def kind_of_run(run_dir: Path) -> str:
     Raises:
         RunDirectoryError: The file is damaged or names an unknown kind.
     """
-    from r2vpo.run_directory import CONFIG
+    from r2vpo.runs.directory import CONFIG
 
     path = run_dir / CONFIG
     if (run_dir / _SEEDS).is_file():
@@ -80,7 +84,7 @@ def output_file(output: Path) -> Path:
     Raises:
         ConfigError: A picture of another format.
     """
-    from r2vpo.run_directory import CURVE
+    from r2vpo.runs.directory import CURVE
 
     if output.is_dir() or output.suffix.lower() not in _PICTURES:
         return output / CURVE

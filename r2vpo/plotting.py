@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.errors import RunDirectoryError
-from r2vpo.run_directory import CONFIG, read_metrics
+from r2vpo.runs.directory import CONFIG, read_metrics
 from r2vpo.stats import bootstrap_interval, interquartile_mean
 
 if TYPE_CHECKING:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -59,3 +60,170 @@ def summarise(values: Sequence[float]) -> dict[str, float | list[float]]:
         "iqm": float(interquartile_mean(values)),
         "iqm_interval": list(bootstrap_interval(values)),
     }
+
+
+Scores = Sequence[NDArray[np.float64]]
+"""``[..., runs]`` of each task."""
+
+SEED = 0
+"""The same scores give the same intervals whenever they are computed."""
+
+
+def trimmed_mean(values: ArrayLike) -> NDArray[np.float64]:
+    """Interquartile mean along the last axis: a quarter of the values (rounded down) is dropped at each end (4.3).
+
+    Args:
+        values: ``[..., n]``.
+
+    Returns:
+        ``[...]``; NaN where any of the values is.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    count = array.shape[-1]
+    cut = count // 4
+    mean = np.sort(array, axis=-1)[..., cut : count - cut].mean(axis=-1)
+    return np.asarray(np.where(np.isnan(array).any(axis=-1), np.nan, mean))
+
+
+def aggregate_iqm(scores: Scores) -> NDArray[np.float64]:
+    """Interquartile mean over the pooled runs of all tasks (section 4.3).
+
+    Args:
+        scores: ``[..., runs]`` of each task; a task with more runs than another counts for more.
+
+    Returns:
+        ``[...]``.
+    """
+    return trimmed_mean(np.concatenate(list(scores), axis=-1))
+
+
+def aggregate_mean(scores: Scores) -> NDArray[np.float64]:
+    """Mean over tasks of the mean over runs (section 4.3); ``[..., runs]`` of each task to ``[...]``."""
+    return np.asarray(_task_means(scores).mean(axis=-1))
+
+
+def aggregate_median(scores: Scores) -> NDArray[np.float64]:
+    """Median over tasks of the mean over runs (section 4.3); ``[..., runs]`` of each task to ``[...]``."""
+    return np.asarray(np.median(_task_means(scores), axis=-1))
+
+
+def optimality_gap(scores: Scores, gamma: float = 1.0) -> NDArray[np.float64]:
+    """How far runs stay below ``gamma`` on average, those above it counting as 0 (section 4.3); lower is better.
+
+    Args:
+        scores: ``[..., runs]`` of each task; every task counts the same.
+        gamma: The score beyond which more is worth nothing.
+
+    Returns:
+        ``[...]``.
+    """
+    return np.asarray(gamma - _task_means([np.minimum(task, gamma) for task in scores]).mean(axis=-1))
+
+
+def performance_profile(scores: Scores, taus: ArrayLike) -> NDArray[np.float64]:
+    """Fraction of runs with a score above each of ``taus``, the mean over tasks (run-score distribution, section 4.2).
+
+    Args:
+        scores: ``[..., runs]`` of each task.
+        taus: ``[n]``.
+
+    Returns:
+        ``[..., n]``.
+    """
+    above = [_task_means([task > tau for task in scores]).mean(axis=-1) for tau in np.asarray(taus)]
+    return np.stack(above, axis=-1)
+
+
+def improvement_probabilities(x: Scores, y: Scores) -> NDArray[np.float64]:
+    """P(X > Y) on each task, ties counting half: the Mann-Whitney U over the number of pairs (section 4.3).
+
+    Args:
+        x: ``[..., runs]`` of each task.
+        y: ``[..., other runs]`` of the same tasks.
+
+    Returns:
+        ``[..., tasks]``.
+    """
+    tasks = []
+    for a, b in zip(x, y, strict=True):
+        difference = a[..., :, None] - b[..., None, :]
+        tasks.append((0.5 + 0.5 * np.sign(difference)).mean(axis=(-2, -1)))
+    return np.stack(tasks, axis=-1)
+
+
+def probability_of_improvement(x: Scores, y: Scores) -> NDArray[np.float64]:
+    """Mean over tasks of :func:`improvement_probabilities` (section 4.3); ``[...]``."""
+    return np.asarray(improvement_probabilities(x, y).mean(axis=-1))
+
+
+def resample(scores: Scores, resamples: int, rng: np.random.Generator) -> list[NDArray[np.float64]]:
+    """Draw runs with replacement within each task, the strata of the bootstrap (section 4.1).
+
+    Args:
+        scores: ``[runs]`` of each task.
+        resamples: How many.
+        rng: Where the draws come from.
+
+    Returns:
+        ``[resamples, runs]`` of each task.
+    """
+    return [task[rng.integers(len(task), size=(resamples, len(task)))] for task in scores]
+
+
+def stratified_interval(
+    statistic: Callable[..., NDArray[np.float64]], arms: Sequence[Scores], resamples: int
+) -> tuple[Any, Any]:
+    """Percentile interval (95 %) of a statistic by the stratified bootstrap (section 4.1).
+
+    Args:
+        statistic: Function of one resampled ``[resamples, runs]`` list an arm; returns ``[resamples, ...]``.
+        arms: Scores, ``[runs]`` of each task, of every algorithm that the statistic takes; drawn independently.
+        resamples: How many.
+
+    Returns:
+        Lower and upper end, of the shape of the statistic.
+    """
+    rng = np.random.default_rng(SEED)
+    return percentile_interval(statistic(*(resample(arm, resamples, rng) for arm in arms)))
+
+
+def percentile_interval(values: ArrayLike, method: Any = "linear") -> tuple[Any, Any]:
+    """The middle 95 % along the first axis; ``method`` is that of :func:`numpy.quantile`."""
+    tail = (1.0 - CONFIDENCE) / 2.0
+    low, high = np.quantile(np.asarray(values), [tail, 1.0 - tail], axis=0, method=method)
+    return low, high
+
+
+def resample_curves(curves: NDArray[np.float64], resamples: int) -> NDArray[np.float64]:
+    """Interquartile means of the curves of seeds drawn with replacement, a seed's curve being drawn as a whole.
+
+    Args:
+        curves: ``[runs, n]``.
+        resamples: How many.
+
+    Returns:
+        ``[resamples, n]``; NaN in every column that holds one.
+    """
+    draws = np.random.default_rng(SEED).integers(len(curves), size=(resamples, len(curves)))
+    columns = [np.where(np.isnan(column).any(), np.nan, trimmed_mean(column[draws])) for column in curves.T]
+    return np.stack(columns, axis=-1)
+
+
+def steps_to_reach(steps: ArrayLike, curves: ArrayLike, level: float) -> NDArray[np.float64]:
+    """First step at which a curve is at ``level`` or above.
+
+    Args:
+        steps: ``[n]``, ascending.
+        curves: ``[..., n]``; a NaN is below every level.
+        level: To be reached.
+
+    Returns:
+        ``[...]``; infinity where it never is.
+    """
+    reached = np.asarray(curves) >= level
+    first = np.asarray(steps, dtype=np.float64)[reached.argmax(axis=-1)]
+    return np.asarray(np.where(reached.any(axis=-1), first, np.inf))
+
+
+def _task_means(scores: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    return np.stack([task.mean(axis=-1) for task in scores], axis=-1)

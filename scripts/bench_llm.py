@@ -25,10 +25,9 @@ from typing import Any
 import torch
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.bench_device import Subject, case_of_runs, generation_case, training_case
-from r2vpo.llm.bench_process import contest
-from r2vpo.llm.bench_roofline import ModelCost, measure_roofline
-from r2vpo.progress import LiveLine
+from r2vpo.llm.bench.device import ModelCost, Subject, case_of_runs, generation_case, measure_roofline, training_case
+from r2vpo.llm.bench.process import contest
+from r2vpo.runs.progress import LiveLine
 
 QWEN = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 SIZES: dict[str, tuple[tuple[int, ...], int, bool]] = {
@@ -99,7 +98,7 @@ def parse() -> argparse.Namespace:
 
 def make_model(options: argparse.Namespace) -> Any:
     if not options.model.startswith("random:"):
-        from r2vpo.llm.loading import load_model
+        from r2vpo.llm.models.loading import load_model
 
         return load_model(options.model, dtype=options.dtype).to(options.device)
     size = options.model.removeprefix("random:")
@@ -107,7 +106,7 @@ def make_model(options: argparse.Namespace) -> Any:
         raise ConfigError("model", options.model, "random: and one of " + ", ".join(SIZES))
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    from r2vpo.llm.bench_workload import never_end
+    from r2vpo.llm.bench.workload import never_end
 
     shape, vocabulary, tied = SIZES[size]
     config = Qwen2Config(
@@ -175,7 +174,7 @@ def log_prob_cases(options: argparse.Namespace, tokens: int, vocabulary: int, hi
 
 
 def write(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    from r2vpo.provenance import machine_description, package_versions, source_commit
+    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
     document = {
         "command": shlex.join(["python", *sys.argv]),

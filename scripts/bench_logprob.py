@@ -25,7 +25,7 @@ from typing import Any, Literal
 import tyro
 
 from r2vpo.errors import ConfigError, R2VPOError
-from r2vpo.progress import LiveLine
+from r2vpo.runs.progress import LiveLine
 
 MIB = 2**20
 
@@ -90,7 +90,7 @@ def measure(task: Measurement) -> dict[str, float]:
 def _pass(who: str, hidden: Any, weight: Any, targets: Any) -> None:
     import torch
 
-    from r2vpo.llm.logprob import token_log_probs
+    from r2vpo.llm.models.logprob import token_log_probs
 
     if who == "ours":
         log_probs = token_log_probs(hidden, weight, None, targets)[0]
@@ -185,7 +185,7 @@ def _devices() -> tuple[str, ...]:
 
 
 def _write(path: Path, cases: list[dict[str, Any]]) -> None:
-    from r2vpo.provenance import machine_description, package_versions, source_commit
+    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
     document = {
         "command": shlex.join(["python", *sys.argv]),

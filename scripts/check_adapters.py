@@ -24,7 +24,7 @@ from typing import Any
 import tyro
 
 from r2vpo.errors import ConfigError
-from r2vpo.progress import LiveLine
+from r2vpo.runs.progress import LiveLine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,10 +41,10 @@ class Check:
 
 CHECKS: Mapping[str, Check] = {
     "none": Check((), ("tests/packaging/test_no_hosts.py",)),
-    "sb3": Check(("sb3",), ("tests/control/test_sb3.py",), "stable-baselines3"),
-    "trl": Check(("trl", "llm"), ("tests/llm/test_trl_adapter.py",), "trl"),
-    "verl": Check(("verl",), ("tests/llm/test_verl.py",), "verl"),
-    "rsl-rl": Check(("rsl-rl", "control"), ("tests/control/test_rsl_rl.py",), "rsl-rl-lib"),
+    "sb3": Check(("sb3",), ("tests/control/sb3",), "stable-baselines3"),
+    "trl": Check(("trl", "llm"), ("tests/llm/trl",), "trl"),
+    "verl": Check(("verl",), ("tests/llm/verl",), "verl"),
+    "rsl-rl": Check(("rsl-rl", "control"), ("tests/control/rsl_rl",), "rsl-rl-lib"),
     "prime-rl": Check((), ("tests/llm/test_prime_rl.py",)),
 }
 

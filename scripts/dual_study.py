@@ -21,8 +21,8 @@ import tyro
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.dual import DUAL_RULES
 from r2vpo.plotting import new_figure, save_figure
-from r2vpo.progress import LiveLine
-from r2vpo.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.progress import LiveLine
+from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
 WINDOW = 3
 TOLERANCE = 0.25

@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from r2vpo.llm.compare import compare_jobs
-from r2vpo.llm.worker import Job
-from r2vpo.study import Line, read_results
+from r2vpo.llm.experiments.compare import compare_jobs
+from r2vpo.llm.experiments.worker import Job
+from r2vpo.runs.study import Line, read_results
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 import tyro
 
-from r2vpo.checkpoint import write_text_atomically
 from r2vpo.llm import R2VPOTrainer
-from r2vpo.llm.evaluate_command import main as evaluate
-from r2vpo.provenance import machine_description, package_versions
-from r2vpo.run_directory import CHECKPOINT, CONFIG, SUMMARY
+from r2vpo.llm.evaluation.command import main as evaluate
+from r2vpo.runs.checkpoint import write_text_atomically
+from r2vpo.runs.directory import CHECKPOINT, CONFIG, SUMMARY
+from r2vpo.runs.provenance import machine_description, package_versions
 
 BENCHMARKS = ("aime2024", "aime2025", "amc2023", "hmmt_feb_2025", "olymmath")
 METHODS = ("grpo", "clip_higher", "gppo", "topr", "r2vpo-on", "r2vpo-off")

@@ -26,9 +26,9 @@ import tyro
 
 from r2vpo.errors import ConfigError
 from r2vpo.plotting import draw_band, new_figure, save_figure
-from r2vpo.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.study import read_results
 from r2vpo.stats import interquartile_mean, summarise
-from r2vpo.study import read_results
 
 PEER = "sb3-ppo"
 MEASURED_AS = {PEER: "sb3-1", "r2vpo-off": "off", "r2vpo-fast": "fast"}

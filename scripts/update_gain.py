@@ -23,11 +23,11 @@ import tyro
 
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.control.collector import Rollout
-from r2vpo.control.gaussian import GaussianPolicy
-from r2vpo.control.targets import Estimator, standardized
+from r2vpo.control.learner import Estimator, standardized
+from r2vpo.control.policy import GaussianPolicy
 from r2vpo.plotting import new_figure, save_figure
-from r2vpo.progress import LiveLine
-from r2vpo.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.progress import LiveLine
+from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
 WINDOWS = 20
 PANELS = (

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import tyro
 
-from r2vpo.checkpoint import write_text_atomically
 from r2vpo.control.report.lines import TRACES, Study, read_study
 from r2vpo.errors import ConfigError, RunDirectoryError
-from r2vpo.progress import LiveLine
+from r2vpo.runs.checkpoint import write_text_atomically
+from r2vpo.runs.progress import LiveLine
 
 PAGE = "report.html"
 NUMBERS = "report.json"
@@ -67,8 +67,8 @@ def write_report(command: ReportCommand, words: str) -> dict[str, Any]:
         R2VPOError: Lines that are damaged, or a folder that cannot be written.
     """
     from r2vpo.control.report.figures import draw_all
+    from r2vpo.control.report.lines import choose_videos
     from r2vpo.control.report.page import render
-    from r2vpo.control.report.videos import choose_videos
 
     for field, least in (("resamples", 1), ("videos", 0)):
         value = getattr(command, field)

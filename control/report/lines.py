@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo.control.jobs import Job
+from r2vpo.control.experiments.job import Job
 from r2vpo.errors import ConfigError, R2VPOError
 
 LINES = "runs.jsonl"
@@ -196,3 +196,46 @@ def _check_grids(runs: Sequence[dict[str, Any]]) -> None:
         grids = {tuple(run["steps"]): f"{run['algo']}, seed {run['seed']}" for run in runs if run["env"] == env}
         if len(grids) > 1:
             raise ConfigError("steps", f"differs on {env} ({'; '.join(grids.values())})", "the same grid in every run")
+
+
+FILM = "video.mp4"
+
+
+def choose_videos(study: Study, tasks: int | None) -> list[dict[str, Any]]:
+    """The best and the worst run by final return of each task and algorithm, with their film where there is one.
+
+    Args:
+        study: The runs.
+        tasks: How many tasks are shown, the first ones; None for all.
+
+    Returns:
+        A row each: task, algorithm, ``best`` or ``worst`` (``only`` where there is one seed), seed, final return, and
+        ``path`` or None.
+    """
+    rows = []
+    for env in study.tasks[:tasks]:
+        for algo in study.algorithms:
+            runs = sorted(study.of(env, algo), key=lambda run: run["eval_return_mean"])
+            if len(runs) == 1:
+                rows.append(_row("only", runs[0]))
+            elif runs:
+                rows += [_row("best", runs[-1]), _row("worst", runs[0])]
+    return rows
+
+
+def _row(kind: str, run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "env": run["env"],
+        "algo": run["algo"],
+        "kind": kind,
+        "seed": run["seed"],
+        "eval_return_mean": run["eval_return_mean"],
+        "path": _film(run),
+    }
+
+
+def _film(run: dict[str, Any]) -> Path | None:
+    if not isinstance(run.get("run_dir"), str):
+        return None
+    path = Path(run["folder"]) / run["run_dir"] / FILM
+    return path if path.is_file() and path.stat().st_size else None

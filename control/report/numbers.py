@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo import aggregate
+from r2vpo import stats as aggregate
 from r2vpo.control.report.lines import TRACES, Study
 from r2vpo.stats import RESAMPLES, summarise
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from r2vpo.control.report import markup
-from r2vpo.control.report.figures import TRACE_TITLES, Picture
-from r2vpo.control.report.markup import (
+from r2vpo.control.report import cells as markup
+from r2vpo.control.report.cells import (
     MISSING,
     estimate_cell,
     folded,
@@ -21,6 +20,7 @@ from r2vpo.control.report.markup import (
     table,
     text_cell,
 )
+from r2vpo.control.report.figures import TRACE_TITLES, Picture
 from r2vpo.control.report.numbers import INTERVALS_WITHIN_A_TASK, LAST_PART
 
 Row = dict[str, Any]

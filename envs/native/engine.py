@@ -16,12 +16,10 @@ from gymnasium.utils.seeding import np_random
 
 from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import make_env
-from r2vpo.envs.native.clock import EpisodeClock
-from r2vpo.envs.native.simulations import Simulations
+from r2vpo.envs.native.simulations import Simulations, default_threads
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
-from r2vpo.envs.native.workers import default_threads
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.envs.time_limit import staggered_ages, time_limit
+from r2vpo.envs.time_limit import EpisodeClock, staggered_ages, time_limit
 from r2vpo.envs.vector import VectorStep
 from r2vpo.errors import ConfigError, EnvironmentFailure
 

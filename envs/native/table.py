@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.native import arms, bodies, pendulums, runners
+from r2vpo.envs.native import bodies, reach_and_balance, runners
 from r2vpo.envs.native.simulations import Simulations
 from r2vpo.envs.native.task import Task
 from r2vpo.errors import ConfigError
@@ -18,13 +18,13 @@ _TASKS: dict[str, tuple[str, type[Task]]] = {
     "Hopper-v5": ("hopper_v5:HopperEnv", runners.Hopper),
     "Walker2d-v5": ("walker2d_v5:Walker2dEnv", runners.Walker2d),
     "Swimmer-v5": ("swimmer_v5:SwimmerEnv", runners.Swimmer),
-    "InvertedPendulum-v5": ("inverted_pendulum_v5:InvertedPendulumEnv", pendulums.InvertedPendulum),
+    "InvertedPendulum-v5": ("inverted_pendulum_v5:InvertedPendulumEnv", reach_and_balance.InvertedPendulum),
     "InvertedDoublePendulum-v5": (
         "inverted_double_pendulum_v5:InvertedDoublePendulumEnv",
-        pendulums.InvertedDoublePendulum,
+        reach_and_balance.InvertedDoublePendulum,
     ),
-    "Reacher-v5": ("reacher_v5:ReacherEnv", arms.Reacher),
-    "Pusher-v5": ("pusher_v5:PusherEnv", arms.Pusher),
+    "Reacher-v5": ("reacher_v5:ReacherEnv", reach_and_balance.Reacher),
+    "Pusher-v5": ("pusher_v5:PusherEnv", reach_and_balance.Pusher),
     "Ant-v5": ("ant_v5:AntEnv", bodies.Ant),
     "Humanoid-v5": ("humanoid_v5:HumanoidEnv", bodies.Humanoid),
     "HumanoidStandup-v5": ("humanoidstandup_v5:HumanoidStandupEnv", bodies.HumanoidStandup),

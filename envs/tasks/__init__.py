@@ -5,8 +5,7 @@ plugins any more, so elsewhere it is ``import r2vpo.envs.tasks``, or
 ``gymnasium.make("r2vpo.envs.tasks:r2vpo/HopperShift-v0")``.
 """
 
-from r2vpo.envs.tasks.registration import register_tasks
-from r2vpo.envs.tasks.table import TASKS, Task, markdown_table
+from r2vpo.envs.tasks.table import TASKS, Task, markdown_table, register_tasks
 
 __all__ = ["TASKS", "Task", "markdown_table", "register_tasks"]
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2vpo.llm.rewards.math_verify import MathVerifyReward
-    from r2vpo.llm.rewards.pool import Verdict, VerifierPool
     from r2vpo.llm.rewards.reasoning import ReasoningGymReward
     from r2vpo.llm.rewards.registry import REWARDS, RewardFunction, make_reward
     from r2vpo.llm.rewards.scoring import RewardBatch, score
     from r2vpo.llm.rewards.text import completion_text
+    from r2vpo.llm.rewards.verifier.pool import Verdict, VerifierPool
 
 __all__ = [
     "REWARDS",
@@ -32,8 +32,8 @@ _HOMES = {
     "ReasoningGymReward": "reasoning",
     "RewardBatch": "scoring",
     "RewardFunction": "registry",
-    "Verdict": "pool",
-    "VerifierPool": "pool",
+    "Verdict": "verifier.pool",
+    "VerifierPool": "verifier.pool",
     "completion_text": "text",
     "make_reward": "registry",
     "score": "scoring",

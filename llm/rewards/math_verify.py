@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from r2vpo.errors import ConfigError, RewardError
-from r2vpo.llm.rewards.pool import DEFAULT_MEMORY_BYTES, VerifierPool
 from r2vpo.llm.rewards.text import Completion, completion_text, ground_truth_text, last_boxed
+from r2vpo.llm.rewards.verifier.pool import DEFAULT_MEMORY_BYTES, VerifierPool
 
 __all__ = ["MathVerifyReward", "VerifierPool"]
 

@@ -19,9 +19,9 @@ REWARDS = {
     "math_verify": "r2vpo.llm.rewards.math_verify:MathVerifyReward",
     "exact": "r2vpo.llm.rewards.exact:exact",
     "number": "r2vpo.llm.rewards.exact:number",
-    "boxed_format": "r2vpo.llm.rewards.formats:boxed_format",
-    "answer_format": "r2vpo.llm.rewards.formats:answer_format",
-    "think_format": "r2vpo.llm.rewards.formats:think_format",
+    "boxed_format": "r2vpo.llm.rewards.exact:boxed_format",
+    "answer_format": "r2vpo.llm.rewards.exact:answer_format",
+    "think_format": "r2vpo.llm.rewards.exact:think_format",
     "reasoning_gym": "r2vpo.llm.rewards.reasoning:ReasoningGymReward",
 }
 """Every shipped reward by the name that :func:`make_reward` and the command line take."""

@@ -6,7 +6,7 @@ whether it has. The objective, lambda and the draw from the buffer are the core'
 
 from __future__ import annotations
 
-from r2vpo.host_versions import require_host
+from r2vpo.errors import require_host
 
 SUPPORTED = ">=0.9,<0.10"
 """Versions of verl that these classes were written for."""

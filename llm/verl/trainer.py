@@ -19,10 +19,10 @@ from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.llm.verl.config import check_config
 from r2vpo.llm.verl.loss import AVERAGED, PREFIX, TOKENS
 from r2vpo.llm.verl.sampler import FIFOReplayBuffer
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 STATE_FILE = "r2vpo.json"
 REPLAY_FILE = "r2vpo_replay.zip"

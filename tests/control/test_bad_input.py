@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from small_envs import FailingEnv, IdentityEnv
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.cli import main
 from r2vpo.control import R2VPO, ControlConfig
 from r2vpo.errors import (
@@ -19,6 +18,7 @@ from r2vpo.errors import (
     RunDirectoryError,
     TrainingDiverged,
 )
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 SMALL = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, "eval_episodes": 0}
 

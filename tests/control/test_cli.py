@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from r2vpo.cli import main
-from r2vpo.run_directory import RunDirectory, read_metrics
+from r2vpo.runs.directory import RunDirectory, read_metrics
 
 QUICK = ["--env", "Pendulum-v1", "--num-envs", "4", "--rollout-steps", "64", "--minibatch-size", "64"]
 METRICS = {"step", "time", "return", "ratio_variance", "lam", "ess", "max_ratio", "sign_flip", "kl", "entropy"}
@@ -124,7 +124,7 @@ def test_video_is_written(run):
     if gl.returncode:
         pytest.skip("this machine cannot render off screen")
     code = (
-        "from pathlib import Path; from r2vpo.control.results import record_video; import numpy as np, sys\n"
+        "from pathlib import Path; from r2vpo.control.pictures import record_video; import numpy as np, sys\n"
         "act = lambda observations: np.zeros((len(observations), 3))\n"
         "record_video(act, 'Hopper-v5', Path(sys.argv[1]), seed=0, max_steps=10, size=96)"
     )

@@ -1,11 +1,11 @@
 """R2VPO trains on our tasks, and a resumed run is the uninterrupted one bit for bit."""
 
 import pytest
-from test_resume import ITERATION, SMALL, StopAfter, assert_same_tree, metrics
+from resuming import ITERATION, SMALL, StopAfter, assert_same_tree, metrics
 
-from r2vpo.checkpoint import load_tree
 from r2vpo.control import R2VPO
 from r2vpo.envs.tasks import TASKS
+from r2vpo.runs.checkpoint import load_tree
 
 IDS = [task.id for task in TASKS if task.id.startswith("r2vpo/")]
 

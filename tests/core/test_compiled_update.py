@@ -8,9 +8,8 @@ from torch import nn
 
 from r2vpo import compilation
 from r2vpo.compilation import CompilationError, obstacle
-from r2vpo.compiled_update import CompiledUpdater
+from r2vpo.compiled_update import CompiledUpdater, flatten_parameters
 from r2vpo.dual import DualController
-from r2vpo.flat import flatten_parameters
 from r2vpo.objectives import OBJECTIVES, make_objective
 from r2vpo.update import Scored
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.errors import ConfigError
 from r2vpo.replay import ReplayBuffer
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 
 def filled(capacity=3, sizes=(4, 2, 5)):

@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from r2vpo.torch_processes import TorchProcesses
+from r2vpo.processes import TorchProcesses
 
 WORK = """
 import sys, torch
-from r2vpo.torch_processes import TorchProcesses
+from r2vpo.processes import TorchProcesses
 rank, init_file, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
 processes = TorchProcesses()

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from small_envs import IdentityEnv
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.control import R2VPO
 from r2vpo.envs.engines import make_vector_env
 from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError, EnvironmentFailure
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 
 @pytest.fixture

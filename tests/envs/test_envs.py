@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from small_envs import CountingEnv
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.envs.making import make_env
 from r2vpo.envs.state import capture_state, restore_state
 from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 TASKS = [
     "HalfCheetah-v5",

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from small_envs import IdentityEnv
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.envs.engines import make_vector_env
 from r2vpo.envs.native import NativeVectorEnv, NotNative, native_tasks, supports
 from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError, EnvironmentFailure
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 # Zero: both engines make the same MuJoCo calls on the same kind of data, and the native one repeats Gymnasium's
 # arithmetic operation by operation.

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from control_tasks import IDS, SHIFT
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.envs.making import make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
 from r2vpo.envs.tasks import register_tasks
 from r2vpo.errors import ConfigError
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 
 def test_core_imports_without_gymnasium_and_the_package_registers():

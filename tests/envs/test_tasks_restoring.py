@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from control_tasks import GUST, IDS, SHIFT, assert_same_arrays, model_arrays, next_gust, play, zero
 
-from r2vpo.checkpoint import load_tree, save_tree
 from r2vpo.envs.making import make_env
 from r2vpo.envs.state import capture_state, restore_state
+from r2vpo.runs.checkpoint import load_tree, save_tree
 
 
 def halfway(env_id, seed):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2vpo.llm.batching import padding_fraction, token_micro_batches
+from r2vpo.llm.experience import padding_fraction, token_micro_batches
 
 
 def test_every_sequence_is_in_exactly_one_batch_and_batches_keep_to_the_budget():

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 
 from r2vpo.errors import RolloutError
-from r2vpo.llm.collection import Collector, Group, describe, to_iteration
+from r2vpo.llm.collection import Collector, Group, describe, overlong_penalty, to_iteration
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.data.prompts import Problem, PromptStream
 from r2vpo.llm.distributed import AcceleratedProcesses
+from r2vpo.llm.engines.base import Completion
 from r2vpo.llm.experience import unpack
-from r2vpo.llm.held_out import accuracy
-from r2vpo.llm.prompt_stream import Problem, PromptStream
 from r2vpo.llm.rewards import score
-from r2vpo.llm.rollout import Completion
-from r2vpo.llm.shaping import overlong_penalty
+from r2vpo.llm.training import accuracy
 
 CONFIG = {"group_size": 2, "prompts_per_iteration": 3, "minibatch_size": 2, "max_completion_tokens": 8}
 

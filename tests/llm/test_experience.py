@@ -1,8 +1,8 @@
 import numpy as np
 import torch
 
+from r2vpo.llm.engines.base import Completion
 from r2vpo.llm.experience import all_samples, collate, pack, unpack
-from r2vpo.llm.rollout import Completion
 from r2vpo.replay import ReplayBuffer
 
 

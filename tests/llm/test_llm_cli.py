@@ -96,9 +96,9 @@ def test_unknown_command_names_those_there_are(capsys):
 
 
 def test_compare_runs_every_method_and_goes_on_where_it_stopped(tmp_path, model, dataset, capsys):
-    from r2vpo.llm.compare import compare_jobs
-    from r2vpo.llm.worker import Job
-    from r2vpo.study import read_results
+    from r2vpo.llm.experiments.compare import compare_jobs
+    from r2vpo.llm.experiments.worker import Job
+    from r2vpo.runs.study import read_results
 
     settings = {"prompts_per_iteration": 8, "group_size": 4, "minibatch_size": 16, "reward": ["number"]}
     settings |= {"max_prompt_tokens": 16, "max_completion_tokens": 4, "eval_every": 1, "eval_dataset": dataset}
@@ -122,7 +122,7 @@ def test_compare_runs_every_method_and_goes_on_where_it_stopped(tmp_path, model,
 
 
 def test_rollouts_to_an_accuracy_are_interpolated():
-    from r2vpo.llm.comparison import rollouts_to, sample_efficiency
+    from r2vpo.llm.experiments.summary import rollouts_to, sample_efficiency
 
     line = {"steps": [100, 200, 300], "accuracies": [0.5, 0.7, 0.6], "first_accuracy_greedy": 0.3}
     line["total_rollouts"] = 300

@@ -1,8 +1,7 @@
 import pytest
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.methods import METHODS, resolve_config
+from r2vpo.llm.config import METHODS, LLMConfig, resolve_config
 from r2vpo.objectives import OBJECTIVES
 
 

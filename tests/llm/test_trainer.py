@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from r2vpo.checkpoint import load_tree
 from r2vpo.errors import CheckpointError, ConfigError, OutOfMemory, RewardError, RolloutError, RunDirectoryError
 from r2vpo.llm import R2VPOTrainer
-from r2vpo.llm.methods import METHODS
-from r2vpo.run_directory import read_metrics
+from r2vpo.llm.config import METHODS
+from r2vpo.runs.checkpoint import load_tree
+from r2vpo.runs.directory import read_metrics
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -176,7 +176,7 @@ if __name__ == "__main__":
 
 def script(tmp_path, body):
     path = tmp_path / "script.py"
-    path.write_text(SCRIPT.format(tests=str(Path(__file__).parent), body=body))
+    path.write_text(SCRIPT.format(tests=str(Path(__file__).parents[1] / "support"), body=body))
     return path
 
 

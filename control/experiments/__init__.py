@@ -1,0 +1,1 @@
+"""Many runs: lists of them, the processes that work them off, and what they came to."""

@@ -1,0 +1,148 @@
+"""Arguments of ``r2vpo control study``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from r2vpo.control.config import ControlConfig
+from r2vpo.envs.tasks.table import TASKS
+from r2vpo.errors import ConfigError
+from r2vpo.validation import check_names
+
+ELSEWHERE = {
+    "env": "--env",
+    "algo": "--algos",
+    "objective": "--algos",
+    "preset": "--algos",
+    "seed": "--first-seed and --seeds",
+    "total_steps": "--total-steps",
+    "eval_episodes": "--episodes",
+}
+"""Settings that a study has an argument of its own for."""
+
+_HINTS = get_type_hints(ControlConfig)
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """Settings from words like ``delta=0.05``, as values that JSON has.
+
+    Values are checked here as far as their type goes; ranges are the configuration's to check.
+
+    Args:
+        words: ``NAME=VALUE`` each; lists are separated by commas, ``none`` is None.
+
+    Raises:
+        ConfigError: A word without ``=``, an unknown name, one given twice, or one with an argument of its own.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ConfigError("set", word, "NAME=VALUE, as in delta=0.05")
+        check_names(ControlConfig, {name: text})
+        if name in ELSEWHERE:
+            raise ConfigError(name, text, f"left out of --set: {ELSEWHERE[name]} says it")
+        if name in settings:
+            raise ConfigError(name, text, "given once")
+        settings[name] = _value(name, text)
+    return settings
+
+
+def setting_words(settings: dict[str, Any]) -> list[str]:
+    """The words that :func:`parse_settings` reads these settings from."""
+    return [f"{name}={_text(value)}" for name, value in settings.items()]
+
+
+def _value(name: str, text: str) -> Any:
+    hint = _HINTS[name]
+    if get_origin(hint) is tuple:
+        return [_number(part) for part in text.split(",")]
+    value: Any = {"none": None, "true": True, "false": False}.get(text.lower(), _number(text))
+    if hint is bool and not isinstance(value, bool):
+        raise ConfigError(name, value, "True or False")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and float in (hint, *get_args(hint)) else value
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+Videos = Literal["none", "best-worst"]
+
+
+@dataclass(frozen=True)
+class StudyCommand:
+    """Train algorithms on tasks and seeds, each cell once, and evaluate all of them alike.
+
+    Algorithms are those of r2vpo control compare. Interrupted or killed, the same command goes on where it stopped,
+    and so does --resume; a changed command on the same folder adds cells to those that are there.
+    """
+
+    env: tuple[str, ...] = tuple(task.id for task in TASKS)
+    """Gymnasium ids."""
+    algos: tuple[str, ...] = ("r2vpo-on", "r2vpo-off", "ppo", "ppo-replay", "spo", "sb3-ppo")
+    """Algorithms; sb3-sac, sb3-td3 and sb3-trpo on request."""
+    seeds: int = 5
+    """How many seeds, --first-seed and those that follow it."""
+    first_seed: int = 0
+    """Tune on other seeds than those that are reported."""
+    total_steps: int = 500_000
+    """Environment steps of each run."""
+    set: tuple[str, ...] = ()
+    """NAME=VALUE ...: settings of r2vpo control train that override the preset, for our own algorithms."""
+    episodes: int = 20
+    """Evaluation episodes, deterministic and again stochastic."""
+    out: Path = Path("runs/study")
+    """Folder for the list, runs, results, table and picture."""
+    resume: Path | None = None
+    """Folder of a study to go on with, instead of the arguments above."""
+    workers: int = 2
+    """Runs at a time, one torch thread each."""
+    videos: Videos = "none"
+    """best-worst: film the best and the worst seed of each task and each of our algorithms at the end."""
+    list: bool = False
+    """Only print the cells, their state and the time left."""
+    quiet: bool = False
+    """No live table."""
+
+    @property
+    def text(self) -> str:
+        """The command that asks for these cells."""
+        words = ["r2vpo", "control", "study", "--env", *self.env, "--algos", *self.algos]
+        words += ["--seeds", str(self.seeds), "--first-seed", str(self.first_seed)]
+        words += ["--total-steps", str(self.total_steps), "--episodes", str(self.episodes)]
+        if self.set:
+            words += ["--set", *self.set]
+        return shlex.join([*words, "--out", str(self.out)])
+
+
+@dataclass(frozen=True)
+class StudyResumeCommand:
+    """Go on with a study that was stopped or killed, and try again what failed."""
+
+    resume: Path
+    """Its folder."""
+    workers: int | None = None
+    """Runs at a time; as before when not given."""
+    videos: Videos | None = None
+    """Which policies to film at the end; as before when not given."""
+    list: bool = False
+    """Only print the cells, their state and the time left."""
+    quiet: bool = False
+    """No live table."""

@@ -1,0 +1,1 @@
+"""Speed of generation, log-probs and training beside other libraries."""

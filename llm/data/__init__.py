@@ -1,0 +1,1 @@
+"""Problems to train and evaluate on: their sources, files and prompts."""

@@ -1,0 +1,1 @@
+"""What generates completions: Hugging Face and vLLM."""

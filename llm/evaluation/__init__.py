@@ -1,0 +1,1 @@
+"""Accuracy, pass@1 and pass@k on benchmarks."""

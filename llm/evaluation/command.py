@@ -1,0 +1,281 @@
+"""``r2vpo llm evaluate``. Needs no torch until its arguments are known to make sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from r2vpo.errors import ConfigError
+from r2vpo.llm.config import TINY, dataset_defaults
+from r2vpo.llm.data.rows import PROCEDURAL, REASONING_GYM
+from r2vpo.llm.evaluation.protocol import EvaluationProtocol
+from r2vpo.llm.evaluation.target import EvaluatedModel, find_model, weights_fingerprint
+from r2vpo.llm.models.tiny_names import is_tiny
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from r2vpo.llm.engines.base import RolloutEngine
+    from r2vpo.llm.evaluation.answering import Row
+    from r2vpo.llm.evaluation.tally import EvaluationResult
+    from r2vpo.llm.rewards import RewardFunction
+
+DEFAULT_K = (1, 8)
+DEFAULT_MAX_TOKENS = 2048
+RESULTS, ANSWERS, PICTURE = "results.json", "table.md", "results.png"
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Measure pass@1, pass@k and greedy accuracy of a model on benchmarks, and keep every completion.
+
+    Stopped, the same command goes on where it was. Benchmarks of the paper: aime2024, aime2025, amc2023,
+    hmmt_feb_2025, olymmath (olymmath-easy, olymmath-hard); also gsm8k, arithmetic, reasoning-gym:TASK, a JSONL or
+    parquet file, a hub name.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """Run directory of r2vpo llm train, a directory with a model, or the name of one."""
+    benchmarks: tuple[str, ...] = ("arithmetic",)
+    """What to solve."""
+    samples: int = 16
+    """Sampled answers to each problem; 0 takes the greedy one alone."""
+    k: tuple[int, ...] | None = None
+    """pass@k for these; 1 and 8 when not given, as far as samples allow."""
+    temperature: float = 0.6
+    """Of the sampled answers."""
+    top_p: float = 0.95
+    """Nucleus of the sampled answers."""
+    max_tokens: int | None = None
+    """Completions are cut here; the run's own limit when not given, 2048 without one (the paper: 16384)."""
+    greedy: bool = True
+    """Also one answer at temperature 0."""
+    limit: int | None = None
+    """Only the first problems of each benchmark."""
+    reward: str | None = None
+    """Verifier; exact for arithmetic, the task's own for reasoning-gym, math_verify elsewhere when not given."""
+    engine: Literal["auto", "hf", "hf-continuous", "vllm"] = "auto"
+    """What generates: vllm where it is installed and there is a GPU, else hf."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the weights; auto is bfloat16 on a GPU, else float32."""
+    prompt_template: str | None = None
+    """Text around each problem, with {prompt} in it; the run's own when not given."""
+    system_prompt: str | None = None
+    """First message of a chat; the run's own when not given."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+    seed: int = 0
+    """Same seed, same answers on the same engine."""
+    completions_at_once: int = 512
+    """Completions handed to the engine together; what a kill loses at most."""
+    out: Path | None = None
+    """Folder for completions, results, table and picture; evaluation/ in the run directory when not given."""
+    json: Path | None = None
+    """Also write the results to this file."""
+    quiet: bool = False
+    """No live line."""
+
+
+@dataclass(frozen=True)
+class _Benchmark:
+    name: str
+    rows: Sequence[Row]
+    reward: list[tuple[str, RewardFunction]]
+    file: Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Raises:
+        ConfigError, RewardError: Arguments, data or a verifier that cannot work, before the model is loaded.
+        RunDirectoryError: The run holds no model, or ``--out`` completions of other settings.
+    """
+    command = tyro.cli(EvaluateCommand, args=list(arguments), prog="r2vpo llm evaluate")
+    model = find_model(command.model)
+    protocol = make_protocol(command, model)
+    _check(command)
+    out = command.out or (model.run_dir / "evaluation" if model.run_dir else Path("runs") / f"evaluate-{model.name}")
+    with ExitStack() as stack:
+        benchmarks = [_prepare(name, command, out) for name in dict.fromkeys(command.benchmarks)]
+        for _, function in (named for benchmark in benchmarks for named in benchmark.reward):
+            stack.callback(getattr(function, "close", lambda: None))
+        identity = _identity(command, model)
+        _check_files(benchmarks, protocol, identity)
+        engine, tokenizer = _load(command, model, benchmarks, protocol)
+        stack.callback(engine.close)
+        results = _evaluate_all(command, engine, tokenizer, benchmarks, protocol, identity)
+    _write(command, model, protocol, benchmarks, results, out)
+    return 0
+
+
+def make_protocol(command: EvaluateCommand, model: EvaluatedModel) -> EvaluationProtocol:
+    """The command's settings, and those of the run where the command names none.
+
+    Raises:
+        ConfigError: A value outside its range.
+    """
+    run = model.run_config
+    limit = TINY["max_completion_tokens"] if is_tiny(model.source) else DEFAULT_MAX_TOKENS
+    return EvaluationProtocol(
+        samples=command.samples,
+        k=command.k if command.k is not None else tuple(k for k in DEFAULT_K if k <= command.samples),
+        temperature=command.temperature,
+        top_p=command.top_p,
+        max_tokens=command.max_tokens if command.max_tokens is not None else run.get("max_completion_tokens", limit),
+        greedy=command.greedy,
+        seed=command.seed,
+        prompt_template=command.prompt_template or run.get("prompt_template"),
+        system_prompt=command.system_prompt or run.get("system_prompt"),
+    )
+
+
+def default_reward(benchmark: str) -> str:
+    """Verifier of a benchmark."""
+    generated = benchmark in PROCEDURAL or benchmark.startswith(REASONING_GYM)
+    return str(dataset_defaults(benchmark)["reward"][0]) if generated else "math_verify"
+
+
+def with_own_bar(protocol: EvaluationProtocol, benchmark: str) -> EvaluationProtocol:
+    """The protocol with the reward above which a problem of this benchmark counts as solved."""
+    return replace(protocol, solved_above=dataset_defaults(benchmark).get("solved_above", protocol.solved_above))
+
+
+def _check(command: EvaluateCommand) -> None:
+    if not command.benchmarks:
+        raise ConfigError("benchmarks", (), "one benchmark or more")
+    for name in ("limit", "completions_at_once"):
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise ConfigError(name, value, "at least 1")
+    if command.prompt_template is not None and "{prompt}" not in command.prompt_template:
+        raise ConfigError("prompt_template", command.prompt_template, "a text with {prompt} in it")
+    if command.json is not None and not command.json.parent.is_dir():
+        raise ConfigError("json", str(command.json), "a file in a folder that exists")
+
+
+def _prepare(name: str, command: EvaluateCommand, out: Path) -> _Benchmark:
+    from r2vpo.llm.data.rows import load_rows
+    from r2vpo.llm.rewards import make_reward
+
+    reward = command.reward or default_reward(name)
+    function = make_reward(reward)
+    rows = load_rows(name, "test", command.limit)
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+    return _Benchmark(name, rows, [(reward, function)], out / f"completions-{safe}.jsonl")
+
+
+def _identity(command: EvaluateCommand, model: EvaluatedModel) -> dict[str, Any]:
+    from r2vpo.llm.models.loading import resolve_model
+
+    weights = weights_fingerprint(Path(resolve_model(model.source)))
+    return {"model": model.name, "weights": weights, "engine": command.engine, "dtype": command.dtype}
+
+
+def _check_files(benchmarks: Sequence[_Benchmark], protocol: EvaluationProtocol, identity: dict[str, Any]) -> None:
+    from r2vpo.llm.evaluation.completions import check_settings
+    from r2vpo.llm.evaluation.run import completion_settings
+
+    for benchmark in benchmarks:
+        if benchmark.file.exists():
+            names = [name for name, _ in benchmark.reward]
+            check_settings(benchmark.file, completion_settings(protocol, identity, names))
+
+
+def _load(
+    command: EvaluateCommand, model: EvaluatedModel, benchmarks: Sequence[_Benchmark], protocol: EvaluationProtocol
+) -> tuple[RolloutEngine, PreTrainedTokenizerBase]:
+    import torch
+
+    from r2vpo.llm.engines.choice import choose_engine, make_engine
+    from r2vpo.llm.evaluation.answering import prompt_tokens
+    from r2vpo.llm.models.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(model.source, trust_remote_code=command.trust_remote_code)
+    longest = max(len(prompt_tokens(row, tokenizer, protocol)) for benchmark in benchmarks for row in benchmark.rows)
+    loaded = load_model(model.source, dtype=command.dtype, trust_remote_code=command.trust_remote_code)
+    loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    options: dict[str, Any] = {}
+    if choose_engine(command.engine, loaded)[0] == "vllm":
+        options = {"max_model_len": longest + protocol.max_tokens, "trust_remote_code": command.trust_remote_code}
+    engine, description = make_engine(command.engine, loaded, tokenizer, **options)
+    print(f"{model.source}: {sum(p.numel() for p in loaded.parameters()):,} parameters, {description}")
+    return engine, tokenizer
+
+
+def _evaluate_all(
+    command: EvaluateCommand,
+    engine: RolloutEngine,
+    tokenizer: PreTrainedTokenizerBase,
+    benchmarks: Sequence[_Benchmark],
+    protocol: EvaluationProtocol,
+    identity: dict[str, Any],
+) -> dict[str, EvaluationResult]:
+    from r2vpo.llm.evaluation.completions import whole_groups
+    from r2vpo.llm.evaluation.run import EvaluationProgress, evaluate
+    from r2vpo.runs.progress import LiveLine
+
+    results = {}
+    for benchmark in benchmarks:
+        total = len(benchmark.rows)
+        done = min(total, whole_groups(benchmark.file, protocol.answers))
+        with LiveLine(total, f"{benchmark.name} problems", done=done, quiet=command.quiet) as line:
+
+            def show(progress: EvaluationProgress, line: LiveLine = line) -> None:
+                line.update(progress.problems, pass_rate=progress.pass_rate, tokens_per_s=progress.tokens_per_second)
+
+            results[benchmark.name] = evaluate(
+                engine,
+                tokenizer,
+                benchmark.rows,
+                benchmark.reward,
+                with_own_bar(protocol, benchmark.name),
+                output=benchmark.file,
+                identity=identity,
+                completions_at_once=command.completions_at_once,
+                on_progress=show,
+            )
+    return results
+
+
+def _write(
+    command: EvaluateCommand,
+    model: EvaluatedModel,
+    protocol: EvaluationProtocol,
+    benchmarks: Sequence[_Benchmark],
+    results: dict[str, EvaluationResult],
+    out: Path,
+) -> None:
+    from r2vpo.llm.evaluation.tables import plot_results, print_results, write_answers_table
+    from r2vpo.runs.checkpoint import write_text_atomically
+    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+
+    rewards = {benchmark.name: benchmark.reward[0][0] for benchmark in benchmarks}
+    document = {
+        "model": model.name,
+        "source": model.source,
+        "protocol": asdict(protocol) | {"engine": command.engine, "dtype": command.dtype, "limit": command.limit},
+        "benchmarks": {name: {"reward": rewards[name], **result.as_dict()} for name, result in results.items()},
+        "versions": package_versions(),
+        "machine": machine_description(),
+        "commit": source_commit(),
+    }
+    text = json.dumps(document, indent=2, default=str)
+    write_text_atomically(out / RESULTS, text)
+    if command.json is not None:
+        write_text_atomically(command.json, text)
+    print_results(results)
+    files = {benchmark.name: benchmark.file for benchmark in benchmarks}
+    title = (
+        f"{model.name}: T = {protocol.temperature:g}, top-p {protocol.top_p:g}, {protocol.samples} samples a problem"
+    )
+    print(f"results     {out / RESULTS}")
+    print(f"answers     {write_answers_table(files, out / ANSWERS)}")
+    print(f"picture     {plot_results(results, title, out / PICTURE)}")
+    print(f"completions {', '.join(str(file) for file in files.values())}")

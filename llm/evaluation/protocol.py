@@ -1,0 +1,72 @@
+"""How an evaluation asks and counts. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from r2vpo.errors import ConfigError
+from r2vpo.llm.engines.base import Sampling
+from r2vpo.validation import boolean, real, whole
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """How problems are answered and counted; defaults are those of arXiv 2601.03320, section 5.1.
+
+    Raises:
+        ConfigError: A value outside its range.
+    """
+
+    samples: int = 16
+    """Sampled answers to each problem; 0 leaves them out."""
+    k: tuple[int, ...] = (1, 8)
+    """pass@k for these; each at most ``samples``."""
+    temperature: float = 0.6
+    """Of the sampled answers."""
+    top_p: float = 0.95
+    """Nucleus of the sampled answers."""
+    max_tokens: int = 1024
+    """Completions are cut here."""
+    greedy: bool = True
+    """Also one answer at temperature 0."""
+    seed: int = 0
+    """An answer depends on this, its problem's place in the benchmark and its own number alone."""
+    solved_above: float = 0.0
+    """A problem is solved when its reward is above this: rewards are 1 / 0, or +1 / -1."""
+    prompt_column: str = "prompt"
+    """Column that holds the prompt: text, or chat messages."""
+    prompt_template: str | None = None
+    """Text around a plain prompt, with {prompt} in it."""
+    system_prompt: str | None = None
+    """First message of a chat."""
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        for check in _CHECKS:
+            check(self)
+        Sampling(self.max_tokens, self.temperature, self.top_p)
+
+    @property
+    def answers(self) -> int:
+        """Completions of each problem."""
+        return self.samples + self.greedy
+
+
+def _k_fits(protocol: EvaluationProtocol) -> None:
+    for k in protocol.k if protocol.samples else ():
+        if not isinstance(k, int) or not 1 <= k <= protocol.samples:
+            raise ConfigError("k", k, f"a whole number from 1 to samples={protocol.samples}")
+    if not protocol.answers:
+        raise ConfigError("samples", protocol.samples, "at least 1 when greedy answers are left out")
+
+
+_CHECKS = (
+    whole("samples", 0),
+    whole("max_tokens", 1),
+    whole("seed", 0),
+    boolean("greedy"),
+    real("temperature", 0.0, open_low=True),
+    real("solved_above", -math.inf),
+    _k_fits,
+)

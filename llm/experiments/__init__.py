@@ -1,0 +1,1 @@
+"""Many runs and what they came to: comparisons, and the figures of the paper."""

@@ -1,0 +1,1 @@
+"""Language models as policies: loading them, scoring their tokens, and the tiny ones that are made here."""

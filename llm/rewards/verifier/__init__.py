@@ -1,0 +1,1 @@
+"""Verifiers in processes of their own, confined and limited in time."""

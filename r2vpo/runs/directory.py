@@ -1,0 +1,163 @@
+"""A run on disk: configuration, metrics, checkpoints and summary, safe against being killed at any moment."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any
+
+from r2vpo.runs.checkpoint import load_tree, save_tree, write_text_atomically
+from r2vpo.errors import RunDirectoryError
+from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+CONFIG, VERSIONS, METRICS, SUMMARY, CURVE = (
+    "config.json",
+    "versions.json",
+    "metrics.jsonl",
+    "summary.json",
+    "curve.png",
+)
+CHECKPOINT = Path("checkpoints") / "latest.zip"
+
+
+class RunDirectory:
+    """Owns one run directory while the process lives.
+
+    The lock is the operating system's, so it goes with the process however that ends.
+
+    Args:
+        path: Folder; created when missing.
+        config: Written to config.json for a new run; ``None`` opens a run that exists.
+
+    Raises:
+        RunDirectoryError: Cannot be written, is used by another process, holds a run already (with ``config``), or
+            holds none (without).
+    """
+
+    def __init__(self, path: str | Path, config: dict[str, Any] | None = None) -> None:
+        self.path = Path(path)
+        if config is None and not (self.path / CONFIG).is_file():
+            raise RunDirectoryError(f"run_dir={str(path)!r} holds no run: there is no {CONFIG} in it")
+        self._lock = self._acquire()
+        self._writer: SummaryWriter | None = None
+        try:
+            if config is not None:
+                self._create(config)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The newest checkpoint; it may not exist yet."""
+        return self.path / CHECKPOINT
+
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        text = (self.path / CONFIG).read_text()
+        try:
+            config: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RunDirectoryError(f"{self.path / CONFIG} is damaged: {error}") from error
+        return config
+
+    def update_config(self, changes: dict[str, Any]) -> None:
+        """Replace entries of config.json."""
+        write_text_atomically(self.path / CONFIG, _json(self.config() | changes, indent=2))
+
+    def save_checkpoint(self, tree: dict[str, Any]) -> None:
+        """Replace the newest checkpoint."""
+        save_tree(self.checkpoint_path, tree)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The newest checkpoint, or None when the run was stopped before its first."""
+        return load_tree(self.checkpoint_path) if self.checkpoint_path.exists() else None
+
+    def append_metrics(self, values: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl and the numbers in it to TensorBoard; ``step`` must be among them."""
+        with (self.path / METRICS).open("a") as file:
+            file.write(_json(values) + "\n")
+        writer = self._tensorboard(values["step"])
+        for name, value in values.items():
+            if isinstance(value, int | float) and name not in ("step", "time") and math.isfinite(value):
+                writer.add_scalar(name, value, values["step"])
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forget lines beyond a checkpoint, and a last line cut short; the resumed run writes them again."""
+        path = self.path / METRICS
+        if path.exists():
+            kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+            write_text_atomically(path, "".join(line + "\n" for line in kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json."""
+        write_text_atomically(self.path / SUMMARY, _json(summary, indent=2))
+
+    def close(self) -> None:
+        """Flush TensorBoard and give the lock back."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._lock.close()
+
+    def _acquire(self) -> IO[str]:
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "run.lock").open("a")
+        except OSError as error:
+            raise RunDirectoryError(f"run_dir={str(self.path)!r} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise RunDirectoryError(f"run_dir={str(self.path)!r} is in use by another process") from error
+        return lock
+
+    def _create(self, config: dict[str, Any]) -> None:
+        if (self.path / CONFIG).exists():
+            raise RunDirectoryError(
+                f"run_dir={str(self.path)!r} already holds a run: resume it, or choose another folder"
+            )
+        started = {"commit": source_commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        versions = package_versions() | {"machine": machine_description()} | started
+        write_text_atomically(self.path / VERSIONS, _json(versions, indent=2))
+        write_text_atomically(self.path / CONFIG, _json(config, indent=2))
+
+    def _tensorboard(self, step: int) -> SummaryWriter:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.path), purge_step=step)
+        return self._writer
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
+    """Whole lines of a run's metrics.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        RunDirectoryError: There is no metrics file.
+    """
+    path = Path(run_dir) / METRICS
+    if not path.is_file():
+        raise RunDirectoryError(f"{run_dir} holds no metrics: there is no {METRICS} in it")
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, default=str)

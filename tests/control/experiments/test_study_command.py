@@ -1,0 +1,326 @@
+"""A study: tasks x algorithms x seeds as a list on disk, of which nothing is lost, doubled or confused."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from r2vpo.cli import main
+from r2vpo.control.experiments import videos as study_videos
+from r2vpo.control.experiments.commands import StudyCommand, StudyResumeCommand, parse_settings, setting_words
+from r2vpo.control.experiments.job import Job
+from r2vpo.control.experiments.runs import Pace, StudyForecast, makespan
+from r2vpo.control.experiments.study import JobList, study, study_jobs
+from r2vpo.control.experiments.summary import plot_comparison, summarise_lines
+from r2vpo.control.experiments.worker import metric_traces
+from r2vpo.envs.tasks import TASKS
+from r2vpo.errors import ConfigError, R2VPOError, RunDirectoryError
+from r2vpo.runs.directory import read_metrics
+from r2vpo.runs.live_table import LiveTable
+from r2vpo.runs.study import read_results
+
+SPARSE = "r2vpo/SparseReacher-v0"
+SMALL = ("num_envs=2", "rollout_steps=64", "minibatch_size=32", "epochs=1", "hidden_sizes=8,8")
+TIMES = {"wall_seconds", "steps_per_second"}
+
+
+def command(out, **changes):
+    given = {"env": ("Pendulum-v1",), "algos": ("r2vpo-on",), "seeds": 1, "total_steps": 2_560, "episodes": 2}
+    return StudyCommand(**{**given, "set": SMALL, "out": out, "quiet": True, **changes})
+
+
+def without_times(lines):
+    return sorted(
+        ({k: v for k, v in line.items() if k not in TIMES} for line in lines), key=lambda line: Job.of_line(line).key
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of two tasks and two seeds, and what it returned."""
+    out = tmp_path_factory.mktemp("study") / "out"
+    return out, study(command(out, env=("Pendulum-v1", SPARSE), seeds=2, first_seed=3))
+
+
+@pytest.mark.slow
+def test_cells_are_listed_and_run_seeds_outermost(finished):
+    out, document = finished
+    cells = [("Pendulum-v1", 3), (SPARSE, 3), ("Pendulum-v1", 4), (SPARSE, 4)]
+    listed = JobList.open(out)
+    assert [(job.env, job.seed) for job in listed.jobs] == cells
+    lines = read_results(out / "runs.jsonl")
+    assert sorted((line["env"], line["seed"]) for line in lines) == sorted(cells)
+    assert {line["seed"] for line in lines[:2]} == {3}
+    assert [row["seeds"] for row in document["comparison"]] == [[3, 4], [3, 4]]
+    assert json.loads((out / "comparison.json").read_text()) == document
+    assert (out / "comparison.png").stat().st_size > 10_000
+    assert "--first-seed 3" in listed.commands[0]["command"]
+    assert set(listed.commands[0]) == {"command", "versions", "machine", "commit", "time"}
+
+
+@pytest.mark.slow
+def test_lines_hold_settings_traces_and_success(finished):
+    out, _ = finished
+    for line in read_results(out / "runs.jsonl"):
+        assert line["settings"] == parse_settings(SMALL)
+        assert line["config"]["epochs"] == 1
+        assert line["config"]["hidden_sizes"] == [8, 8]
+        metrics = read_metrics(out / line["run_dir"])
+        assert len(line["steps"]) == 50
+        for name in ("ratio_variance", "lam", "entropy"):
+            assert len(line[name]) == 50
+            # 20 rollouts of 128 steps in windows of 51.2: each is alone in its window.
+            known = [value for value in line[name] if value is not None]
+            assert known == [row[name] for row in metrics]
+        assert line["entropy"][2] == metrics[0]["entropy"]
+        assert ("success_rate" in line) == (line["env"] == SPARSE)
+        assert line.get("success_rate", 0.0) in (0.0, 0.5, 1.0)
+
+
+@pytest.mark.slow
+def test_finished_study_runs_nothing_again_and_lists_everything_as_done(finished, monkeypatch, capsys):
+    out, document = finished
+    before = (out / "runs.jsonl").read_bytes()
+    monkeypatch.setattr("r2vpo.runs.study._start", lambda *_, **__: pytest.fail("nothing was to be run"))
+    assert study(StudyResumeCommand(out, quiet=True)) == document
+    assert (out / "runs.jsonl").read_bytes() == before
+    capsys.readouterr()
+    assert study(StudyResumeCommand(out, list=True)) is None
+    said = capsys.readouterr().out
+    assert said.count("done  ") == 4
+    assert "4 done, 0 half done, 0 waiting; nothing left to do" in said
+
+
+@pytest.mark.slow
+def test_changed_command_only_adds_cells(finished, capsys):
+    out, _ = finished
+    study(command(out, env=("Pendulum-v1",), algos=("ppo",), seeds=1, first_seed=3, list=True))
+    said = capsys.readouterr().out
+    assert "4 done, 0 half done, 1 waiting; time left 0:" in said
+    assert said.splitlines()[2].split()[0] == "waiting"  # with the other cells of seed 3
+    assert len(JobList.open(out).jobs) == 4  # only listing writes nothing
+
+
+def wait_until(condition, process):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if condition():
+            return
+        time.sleep(0.02)
+    pytest.fail("ended too early" if process.poll() is not None else "too slow")
+
+
+@pytest.mark.slow
+def test_killed_study_goes_on_and_a_cell_reruns_from_its_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    wanted = command("out", seeds=2, total_steps=12_800, workers=1, set=(*SMALL, "checkpoint_seconds=0"))
+    words = [*shlex.split(wanted.text)[1:], "--workers", "1", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "r2vpo.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    second = tmp_path / "out" / "runs" / study_jobs(wanted)[1].folder / "metrics.jsonl"
+    wait_until(lambda: second.exists() and second.read_text().count("\n") >= 5, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    first = read_results(tmp_path / "out" / "runs.jsonl")
+    assert [line["seed"] for line in first] == [0]
+    assert main(["control", "study", "--resume", "out", "--list"]) == 0
+    assert "1 done, 1 half done, 0 waiting; time left 0:" in capsys.readouterr().out
+
+    with (tmp_path / "out" / "runs.jsonl").open("a") as file:
+        file.write('{"algo": "r2vpo-on", "env": "Pend')  # a kill in the middle of a line
+    assert main(["control", "study", "--resume", "out", "--quiet"]) == 0
+    lines = read_results(tmp_path / "out" / "runs.jsonl")
+    assert [line["seed"] for line in lines] == [0, 1]
+    assert lines[0] == first[0]
+    assert len(read_metrics(tmp_path / "out" / lines[1]["run_dir"])) == 100
+
+    # The cell that was killed and went on is the uninterrupted one.
+    assert main([*shlex.split(lines[1]["command"])[1:], "--quiet"]) == 0
+    folder = tmp_path / shlex.split(lines[1]["command"])[-1]
+    again = read_results(folder / "runs.jsonl")
+    assert again[0]["eval_returns"] == lines[1]["eval_returns"]
+    assert without_times(again) == without_times(lines[1:])
+
+
+@pytest.mark.slow
+def test_failing_cell_is_reported_and_tried_again(tmp_path, capsys):
+    wanted = command(tmp_path, seeds=2, workers=1, total_steps=512)
+    broken = tmp_path / "runs" / study_jobs(wanted)[0].folder / "config.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{")
+    with pytest.raises(R2VPOError, match=r"(?s)1 of 2 runs failed.*seed 0.*is damaged"):
+        study(wanted)
+    assert [line["seed"] for line in read_results(tmp_path / "runs.jsonl")] == [1]
+    broken.unlink()
+    study(StudyResumeCommand(tmp_path, quiet=True))
+    assert [line["seed"] for line in read_results(tmp_path / "runs.jsonl")] == [1, 0]
+
+
+def test_default_study_is_the_ten_tasks():
+    assert StudyCommand().env == tuple(task.id for task in TASKS)
+    jobs = study_jobs(StudyCommand(algos=("r2vpo-on", "ppo")))
+    assert len(jobs) == 2 * 10 * 5
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    assert {job.total_steps for job in jobs} == {500_000}
+
+
+def test_settings_make_another_identity_and_old_lines_keep_theirs():
+    old = {"algo": "ppo", "env": "Hopper-v5", "seed": 0, "total_steps": 300_000, "eval_episodes": 20}
+    plain = Job("ppo", "Hopper-v5", 0, 300_000)
+    assert Job.of_line(old).key == plain.key
+    assert Job.of_line(old).folder == "ppo-Hopper-v5-seed0-300000"
+    changed = [Job("ppo", "Hopper-v5", 0, 300_000, settings=parse_settings([s])) for s in ("eps=0.1", "eps=0.3")]
+    assert len({job.key for job in [plain, *changed]}) == 3
+    assert len({job.folder for job in [plain, *changed]}) == 3
+    both = (parse_settings(words) for words in (["eps=0.1", "epochs=4"], ["epochs=4", "eps=0.10"]))
+    assert len({Job("ppo", "Hopper-v5", 0, 1, settings=settings).key for settings in both}) == 1
+    assert Job.of_line(json.loads(json.dumps(old | {"settings": {"eps": 0.1}}))).key == changed[0].key
+
+
+def test_settings_are_for_our_own_algorithms_and_survive_the_command_line():
+    pytest.importorskip("stable_baselines3", reason="needs stable-baselines3")
+    jobs = study_jobs(command("out", algos=("ppo", "sb3-ppo")))
+    assert [job.settings for job in jobs] == [parse_settings(SMALL), {}]
+    settings = parse_settings(
+        ["lam=2", "delta=1e-05", "overlap=true", "eta=none", "hidden_sizes=32,16", "engine=native"]
+    )
+    expected = {"lam": 2.0, "delta": 1e-05, "overlap": True, "eta": None, "hidden_sizes": [32, 16], "engine": "native"}
+    assert settings == expected
+    assert parse_settings(setting_words(settings)) == settings
+    assert isinstance(settings["lam"], float)
+
+
+def test_list_keeps_what_it_has_and_orders_by_seed():
+    known = JobList((), 2, "none").with_jobs([Job("ppo", "A", 0, 9), Job("ppo", "A", 1, 9)])
+    more = known.with_jobs([Job("ppo", "A", 0, 9, eval_episodes=5), Job("spo", "A", 0, 9), Job("spo", "A", 1, 9)])
+    assert [(job.algo, job.seed, job.eval_episodes) for job in more.jobs] == [
+        ("ppo", 0, 20),
+        ("spo", 0, 20),
+        ("ppo", 1, 20),
+        ("spo", 1, 20),
+    ]
+
+
+def line_of(algo, env, seed, seconds, **more):
+    identity = {"algo": algo, "env": env, "seed": seed, "total_steps": 100}
+    return identity | {"wall_seconds": seconds, "eval_return_mean": float(seed)} | more
+
+
+def test_time_left_by_hand(tmp_path):
+    lines = [line_of("ppo", "A", 0, 10.0), line_of("ppo", "A", 1, 20.0), line_of("ppo", "B", 0, 60.0)]
+    lines.append(line_of("spo", "A", 0, 110.0))
+    pace = Pace(lines)
+    assert pace.seconds(Job("ppo", "A", 2, 100)) == pytest.approx(15.0)  # same task and algorithm
+    assert pace.seconds(Job("ppo", "A", 2, 200)) == pytest.approx(30.0)
+    assert pace.seconds(Job("ppo", "C", 0, 100)) == pytest.approx(30.0)  # same algorithm
+    assert pace.seconds(Job("sac", "A", 0, 100)) == pytest.approx(50.0)  # all
+    assert pace.seconds(Job("ppo", "A", 2, 100, settings={"epochs": 1})) == pytest.approx(15.0)
+    assert Pace([]).seconds(Job("ppo", "A", 0, 100)) is None
+    assert makespan([15.0, 40.0, 30.0, 50.0], 2) == 90.0  # 15 + 30 against 40 + 50
+
+    results = tmp_path / "runs.jsonl"
+    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    jobs = [Job("ppo", "A", 2, 100), Job("ppo", "C", 0, 100), Job("sac", "A", 0, 100), Job("spo", "A", 1, 100)]
+    forecast = StudyForecast(jobs, results, workers=2)
+    # Half of 15, 30; then 50 behind the first, and the last says itself that it needs 4 seconds: 4 + 30, 7.5 + 50.
+    rows = {jobs[0].key: (50, None), jobs[1].key: (0, None), jobs[2].key: (0, None), jobs[3].key: (90, 4.0)}
+    assert forecast(rows) == pytest.approx(57.5)
+    assert forecast({}) is None
+    results.write_text("")
+    # Only the one under way tells: 0.4 s a step. 4 + 40 (C) against 20 (A) + 40 (sac).
+    assert forecast(rows) == pytest.approx(60.0)
+    assert forecast({jobs[0].key: (0, None)}) is None
+
+
+def test_traces_by_hand():
+    metrics = [{"step": s, "lam": v} for s, v in ((25, 1.0), (26, 2.0), (50, 4.0), (90, float("nan")), (104, 8.0))]
+    traces = metric_traces(metrics, ("lam", "entropy"), total_steps=100, points=4)
+    assert traces == {"lam": [1.0, 3.0, None, 8.0], "entropy": [None] * 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"env": ("No-v0",)}, "No-v0"),
+        ({"env": ()}, r"env=\(\)"),
+        ({"algos": ("dqn",)}, "algos='dqn' is not allowed.*r2vpo-on"),
+        ({"set": ("delte=1",)}, "delte='1' is not allowed.*delta"),
+        ({"set": ("delta=-1",)}, r"delta=-1.0 is not allowed.*above 0"),
+        ({"set": ("epochs=1.5",)}, "epochs=1.5 is not allowed.*whole number"),
+        ({"set": ("normalize_rewards=maybe",)}, "normalize_rewards='maybe' is not allowed.*True or False"),
+        ({"set": ("hidden_sizes=64,x",)}, "hidden_sizes"),
+        ({"set": ("objective=spo",)}, "objective='spo'.*--algos"),
+        ({"set": ("delta",)}, "set='delta'.*NAME=VALUE"),
+        ({"set": ("delta=1", "delta=2")}, "delta='2'.*once"),
+        ({"algos": ("sb3-ppo",)}, "set=.*left out"),
+        ({"seeds": 0}, "seeds=0.*at least 1"),
+        ({"first_seed": -1}, "first_seed=-1.*at least 0"),
+        ({"workers": 0}, "workers=0"),
+    ],
+)
+def test_bad_studies_start_nothing(tmp_path, change, said):
+    with pytest.raises(ConfigError, match=said):
+        study(command(tmp_path / "out", **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(RunDirectoryError, match=r"holds no study.*study\.json"):
+        study(StudyResumeCommand(tmp_path))
+    (tmp_path / "study.json").write_text('{"jobs": [')
+    with pytest.raises(RunDirectoryError, match="damaged"):
+        study(StudyResumeCommand(tmp_path))
+
+
+def test_best_and_worst_seeds_are_filmed_and_a_blind_machine_says_so_once(tmp_path, monkeypatch, capsys):
+    lines = [line_of(algo, env, seed, 1.0) for algo in ("ppo", "sb3-ppo") for env in "AB" for seed in range(3)]
+    jobs = study_videos.best_and_worst(lines)
+    assert [(job.algo, job.env, job.seed) for job in jobs] == [("ppo", e, s) for e in "AB" for s in (2, 0)]
+
+    def blind(job, path):
+        raise RuntimeError("no display")
+
+    monkeypatch.setattr(study_videos, "_film", blind)
+    assert study_videos.film(jobs, tmp_path) == []
+    assert capsys.readouterr().err.count("no display") == 1
+
+
+def test_same_algorithm_with_other_settings_is_another_row(tmp_path):
+    curve = {"steps": [50, 100], "returns": [1.0, 2.0], "eval_return_mean_stochastic": 0.0, "steps_per_second": 1.0}
+    lines = [line_of("ppo", "A", s, 1.0, **curve, settings=d) for s in (0, 1) for d in ({}, {"eps": 0.1})]
+    lines += [line_of("ppo", "B", 0, 1.0, **curve | {"returns": [None, None]})]
+    rows = summarise_lines(lines)
+    assert [(row["env"], row["label"], row["seeds"]) for row in rows] == [
+        ("A", "ppo", [0, 1]),
+        ("A", "ppo eps=0.1", [0, 1]),
+        ("B", "ppo", [0]),
+    ]
+    assert np.isnan(rows[2]["while_training"]["mean"])
+    assert plot_comparison(lines, tmp_path / "picture.png").stat().st_size > 5_000
+
+
+def test_live_table_shows_only_runs_under_way_and_the_forecast():
+    rows = {key: (f"run {key}", 100) for key in range(4)}
+    asked = []
+    table = LiveTable("run", rows, (), quiet=True, forecast=lambda left: asked.append(left) or 75.0, only_active=True)
+    table.update(0, "done", 100, {})
+    table.update(1, "running", 10, {})
+    table.update(2, "failed", 10, {})
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(table.render())
+    said = capture.get()
+    assert "run 1" in said
+    assert "run 2" in said
+    assert "run 0" not in said
+    assert "run 3" not in said
+    assert "1:15" in said
+    assert set(asked[0]) == {1, 3}

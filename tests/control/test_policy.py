@@ -1,0 +1,186 @@
+from itertools import pairwise
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from r2vpo.compilation import obstacle
+from r2vpo.control import R2VPO
+from r2vpo.control.collector import ActionBounds
+from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
+from r2vpo.control.policy import GaussianPolicy, ValueFunction, mlp
+from r2vpo.diagnostics import gaussian_ratio_variance, ratio_diagnostics
+
+
+def make_policy(seed=0, log_std=(-0.3, -2.0, 0.5), actions=3):
+    return GaussianPolicy(ObservationNormalizer(5), actions, (16, 16), log_std, torch.Generator().manual_seed(seed))
+
+
+def test_log_prob_and_entropy_are_those_of_torch_distributions():
+    policy = make_policy()
+    batch = {"observations": torch.randn(50, 5), "actions": torch.randn(50, 3)}
+    reference = torch.distributions.Normal(policy.mean(batch["observations"]), torch.full((3,), -0.3).exp())
+    torch.testing.assert_close(policy.log_prob(batch), reference.log_prob(batch["actions"]).sum(-1))
+    torch.testing.assert_close(policy.entropy(batch), reference.entropy().sum(-1))
+
+
+def test_log_std_is_bounded_where_it_is_used():
+    policy = make_policy()
+    with torch.no_grad():
+        policy.log_std.fill_(3.0)
+    assert policy.bounded_log_std().tolist() == [0.5] * 3
+
+
+@pytest.mark.parametrize("gradient_step", ["eager", "compiled"])
+def test_log_std_itself_stays_in_its_bounds_and_keeps_its_gradient(gradient_step, compile_cache):
+    if gradient_step == "compiled" and obstacle() is not None:
+        pytest.skip(str(obstacle()))
+    model = R2VPO(
+        "Pendulum-v1",
+        num_envs=2,
+        rollout_steps=32,
+        minibatch_size=16,
+        log_std_min=-0.01,
+        log_std_init=0.0,
+        log_std_max=0.01,
+        learning_rate=0.05,
+        lr_schedule="constant",
+        gradient_step=gradient_step,
+    )
+    seen, step = [], model.learner.updater.step
+
+    def watched(*arguments, **keywords):
+        taken = step(*arguments, **keywords)
+        seen.append(float(model.learner.policy.log_std.detach()))
+        return taken
+
+    model.learner.updater.step = watched
+    model.learn(4 * 64)
+    bound = float(torch.tensor(0.01))
+    assert all(abs(value) <= bound for value in seen)
+    # It has been at a bound, and has left it again.
+    assert any(abs(value) == bound and after != value for value, after in pairwise(seen))
+
+
+def test_monte_carlo_ratio_variance_of_two_policies_meets_the_closed_form():
+    old, new = make_policy(0), make_policy(0)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        new.log_std.add_(torch.tensor([0.05, -0.05, 0.02]))
+        new.network[-1].bias.add_(torch.tensor([0.1, -0.05, 0.08]))
+        observations = torch.randn(200_000, 5, generator=generator)
+        noise = torch.randn(200_000, 3, generator=generator)
+        actions = old.mean(observations) + old.bounded_log_std().exp() * noise
+        batch = {"observations": observations, "actions": actions}
+        log_ratio = new.log_prob(batch) - old.log_prob(batch)
+        means = old.mean(observations), new.mean(observations)
+        stds = old.bounded_log_std().exp(), new.bounded_log_std().exp()
+        exact = gaussian_ratio_variance(means[0], stds[0], means[1], stds[1]).mean().item()
+    squares = (log_ratio.double().exp() - 1).square()
+    standard_error = squares.std().item() / len(squares) ** 0.5
+    measured = ratio_diagnostics(log_ratio, torch.ones_like(log_ratio))["ratio_variance"]
+    assert measured == pytest.approx(exact, abs=4 * standard_error)
+    assert standard_error < 0.02 * exact
+
+
+def test_networks_start_orthogonal_separate_and_seeded():
+    hidden = mlp(5, (16, 16), 3, 0.01, torch.Generator().manual_seed(0))
+    gram = hidden[2].weight @ hidden[2].weight.T
+    torch.testing.assert_close(gram, 2.0 * torch.eye(16), atol=1e-5, rtol=0)
+    assert hidden[4].weight.norm() < 0.02
+    assert hidden[0].bias.abs().sum() == 0
+    assert torch.equal(make_policy(3).network[0].weight, make_policy(3).network[0].weight)
+    assert not torch.equal(make_policy(3).network[0].weight, make_policy(4).network[0].weight)
+    policy = make_policy()
+    value = ValueFunction(policy.normalizer, (16,), torch.Generator().manual_seed(0))
+    shared = {id(p) for p in policy.parameters()} & {id(p) for p in value.parameters()}
+    assert not shared
+
+
+def test_action_bounds():
+    space = gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64)
+    samples = np.array([[-3.0, -3.0], [0.0, 0.0], [0.5, 30.0]])
+    assert ActionBounds(space, "clip")(samples).tolist() == [[-1.0, 0.0], [0.0, 0.0], [0.5, 4.0]]
+    assert ActionBounds(space, "rescale")(samples).tolist() == [[-1.0, 0.0], [0.0, 2.0], [0.5, 4.0]]
+    assert ActionBounds(space, "rescale")(np.array([[0.25, 0.25]])).tolist() == [[0.25, 2.5]]
+    squashed = ActionBounds(space, "tanh")(samples)
+    assert squashed[1].tolist() == [0.0, 2.0]
+    assert space.contains(squashed[2])
+    assert squashed[0] == pytest.approx([np.tanh(-3.0), 2.0 * (np.tanh(-3.0) + 1.0)])
+
+
+@pytest.mark.parametrize("kind", ["rescale", "clip", "tanh"])
+def test_action_bounds_repeated_for_rows_are_the_same(kind):
+    bounds = ActionBounds(gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64), kind)
+    samples = np.random.default_rng(0).normal(size=(5, 2))
+    assert bounds.for_rows(5)(samples).tolist() == bounds(samples).tolist()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-np.inf, 4.0), (-np.inf, np.inf)])
+def test_rescaling_leaves_unit_and_open_ranges_alone(low, high):
+    space = gym.spaces.Box(low, high, (3,), np.float32)
+    samples = np.array([[-3.0, 0.3, 9.0]], np.float32)
+    rescaled = ActionBounds(space, "rescale")(samples)
+    assert rescaled.dtype == np.float32
+    assert rescaled.tolist() == ActionBounds(space, "clip")(samples).tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "unit"),
+    [
+        ({"algo": "off-policy"}, 2.0),
+        ({"algo": "on-policy"}, 2.0),
+        ({"preset": "fast"}, 2.0),
+        ({"action_bounds": "clip"}, 1.0),
+    ],
+)
+def test_every_preset_rescales_actions(settings, unit):
+    model = R2VPO("Pendulum-v1", num_envs=8, **settings)  # its torque lies within -2 and 2
+    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    with torch.no_grad():
+        mean = model.learner.policy.mean(torch.as_tensor(observations)).numpy()
+    actions, _ = model.predict(observations, deterministic=True)
+    model.close()
+    assert np.abs(mean).max() > 0
+    np.testing.assert_allclose(actions, unit * mean, rtol=1e-4, atol=1e-7)
+
+
+def test_observation_statistics_equal_those_of_all_data():
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(n, 5, generator=generator) * (i + 1) + 3 * i for i, n in enumerate((7, 100, 33))]
+    normalizer = ObservationNormalizer(5)
+    for batch in batches:
+        normalizer.update(batch)
+    data = torch.cat(batches).double()
+    torch.testing.assert_close(normalizer.mean, data.mean(0))
+    torch.testing.assert_close(normalizer.variance, data.var(0, unbiased=False))
+    standardised = normalizer(torch.cat(batches))
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
+    assert normalizer(torch.full((1, 5), 1e9)).tolist() == [[10.0] * 5]
+
+
+def test_reward_scale_is_the_deviation_of_discounted_returns():
+    scaler = RewardScaler(2, gamma=0.5)
+    rewards = np.array([[1.0, 2.0], [1.0, 0.0], [3.0, 4.0]])
+    done = np.array([[False, True], [False, False], [False, False]])
+    scaler.update(rewards, done)
+    # environment 0: 1, 1.5, 3.75; environment 1: 2, then anew after its end: 0, 4
+    returns = np.array([1.0, 1.5, 3.75, 2.0, 0.0, 4.0])
+    assert scaler(np.array([2.0]))[0] == pytest.approx(2.0 / returns.std())
+    scaler.update(rewards[:1], done[:1])
+    returns = np.append(returns, [3.75 / 2 + 1, 4.0 / 2 + 2])
+    assert scaler(np.array([2.0]))[0] == pytest.approx(2.0 / returns.std())
+
+
+@pytest.mark.parametrize("kind", ["observations", "rewards"])
+def test_normalisation_can_be_switched_off(kind):
+    if kind == "observations":
+        normalizer = ObservationNormalizer(2, enabled=False)
+        normalizer.update(torch.randn(10, 2))
+        assert torch.equal(normalizer(torch.full((1, 2), 50.0)), torch.full((1, 2), 50.0))
+    else:
+        scaler = RewardScaler(1, 0.9, enabled=False)
+        scaler.update(np.ones((5, 1)), np.zeros((5, 1), bool))
+        assert scaler(np.array([50.0]))[0] == 50.0
