@@ -15,7 +15,7 @@ import torch
 from r2vpo.control.callbacks import MaybeCallback, as_callback
 from r2vpo.control.collector import ActionBounds, Collector
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.evaluation import BatchPolicy, EpisodeLog, EvaluationResult, evaluate_policy
+from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, EvaluationResult, evaluate_policy
 from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict, resolve_config
@@ -30,9 +30,6 @@ from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.runs.directory import CHECKPOINT, RunDirectory
 
 AnyCollector = Collector | OverlappedCollector
-
-EVALUATION_SEED = 1_000_000
-"""Evaluation episodes are seeded from here on, far from where training takes its seeds."""
 
 
 class R2VPO:

@@ -13,6 +13,9 @@ from r2vpo.envs.making import EnvSource, make_env
 BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
 """Observations ``[n, obs_dim]`` to actions ``[n, act_dim]`` that the environment accepts."""
 
+EVALUATION_SEED = 1_000_000
+"""First reset seed of evaluation episodes; training seeds are small, so the two never meet."""
+
 
 @dataclass(frozen=True)
 class EvaluationResult:
