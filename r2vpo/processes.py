@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class SingleProcess:
 
 
 class TorchProcesses:
-    """Implements :class:`r2vpo.processes.Processes` on a process group that exists already.
+    """Implements :class:`Processes` on a process group that exists already.
 
     Args:
         device: Where the group's backend exchanges tensors: ``"cpu"`` for gloo, this process's GPU for NCCL. Tensors
@@ -78,12 +79,14 @@ class TorchProcesses:
         return [int(other) for other in sizes]
 
 
-T = TypeVar("T")
+def usable_cores() -> int:
+    """Cores that this process may use, where the system says it; else those that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Use this many threads inside; 0 leaves them as they are."""
+    """Let torch use this many threads inside; 0 leaves them as they are."""
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
