@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -10,6 +9,8 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+
+from r2vpo.processes import usable_cores
 
 Failure = tuple[int, Exception]
 """The index whose call raised, and what it raised."""
@@ -57,8 +58,7 @@ class WorkerPool:
 
 def default_threads(num_envs: int) -> int:
     """Threads for N environments: one for every four of them, and no more than there are usable cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, num_envs // 4))
+    return max(1, min(usable_cores(), num_envs // 4))
 
 
 def _work(function: Callable[[int], None], indices: Iterable[int]) -> Failure | None:
