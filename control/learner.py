@@ -1,4 +1,4 @@
-"""The learning half of an iteration: replay buffer in, changed policy out."""
+"""The learning half of an iteration: a rollout in, its samples estimated and replayed, a changed policy out."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from r2vpo.advantages import (
-    generalized_advantages,
-    successor_values,
-    truncated_importance_weights,
-    value_targets,
-)
+from r2vpo.advantages import generalized_advantages, offpolicy_estimates, standardised
 from r2vpo.compiled_update import CompiledUpdater, flatten_parameters
 from r2vpo.control.collector import Rollout
 from r2vpo.control.config import ControlConfig
@@ -25,8 +21,6 @@ from r2vpo.dual import DualController, signal_share
 from r2vpo.errors import TrainingDiverged
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
-
-ADVANTAGE_EPS = 1e-8
 
 
 @dataclass
@@ -47,52 +41,44 @@ class Estimator:
         Args:
             rollout: As collected.
             stale: Whether an older policy than the current one acted; its traces are then weighted by the truncated
-                ratios (see :func:`r2vpo.advantages.generalized_advantages`).
+                ratios (see :func:`r2vpo.advantages.offpolicy_estimates`).
 
         Returns:
             ``observations``, ``actions``, ``old_log_prob``, ``advantage`` (not normalised), ``reward_sum`` (the part of
             it that would be left if the value function were 0) and ``value_target``.
         """
-        done = rollout["done"].numpy()
+        terminated, done = rollout["terminated"].numpy(), rollout["done"].numpy()
         observations, actions = rollout["observations"].flatten(0, 1), rollout["actions"].flatten(0, 1)
-        values = self.value_function(observations).view(done.shape).double().numpy()
+        values = self._values(observations).reshape(done.shape)
+        rewards = self.reward_scaler(rollout["rewards"].numpy())
         log_ratio = np.zeros(done.shape)
         if stale:
             log_prob = self.policy.log_prob({"observations": observations, "actions": actions}).view(done.shape)
             log_ratio = (log_prob - rollout["old_log_prob"]).double().numpy()
-        weights = truncated_importance_weights(log_ratio, self.trace_cap)
-        next_values = successor_values(
-            values,
-            self.value_function(rollout["last_observations"]).double().numpy(),
-            done,
-            self.value_function(rollout["final_observations"]).double().numpy(),
+        traces = {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
+        last_values, final_values = (self._values(rollout[f"{which}_observations"]) for which in ("last", "final"))
+        advantages, targets, weights = offpolicy_estimates(
+            rewards, values, last_values, final_values, terminated, done, log_ratio, **traces, cap=self.trace_cap
         )
-        rewards = self.reward_scaler(rollout["rewards"].numpy())
-        episodes = {"terminated": rollout["terminated"].numpy(), "done": done}
-        traces = {"gamma": self.gamma, "gae_lambda": self.gae_lambda, "trace_weights": weights}
-        advantages = generalized_advantages(rewards, values, next_values, **episodes, **traces)
         nothing = np.zeros_like(values)
-        reward_sums = generalized_advantages(rewards, nothing, nothing, **episodes, **traces)
-        targets = value_targets(values, advantages, weights)
+        reward_sums = generalized_advantages(
+            rewards, nothing, nothing, terminated, done, **traces, trace_weights=weights
+        )
+        estimates = {"advantage": advantages, "reward_sum": reward_sums, "value_target": targets}
         return {
             "observations": observations,
             "actions": actions,
             "old_log_prob": rollout["old_log_prob"].flatten(),
-            "advantage": torch.from_numpy(advantages).float().flatten(),
-            "reward_sum": torch.from_numpy(reward_sums).float().flatten(),
-            "value_target": torch.from_numpy(targets).float().flatten(),
+            **{name: torch.from_numpy(array).float().flatten() for name, array in estimates.items()},
         }
+
+    def _values(self, observations: Tensor) -> NDArray[np.float64]:
+        return self.value_function(observations).double().numpy()
 
 
 def join_samples(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Lay the samples of several rollouts end to end."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def standardized(advantage: Tensor) -> Tensor:
-    """Advantages ``[..., n]`` with mean 0 and standard deviation 1 over the last axis."""
-    centred = advantage - advantage.mean(-1, keepdim=True)
-    return centred / (advantage.std(-1, keepdim=True) + ADVANTAGE_EPS)
 
 
 class Learner:
@@ -116,11 +102,13 @@ class Learner:
         self.value_function = ValueFunction(normalizer, config.hidden_sizes, generator)
         self.reward_scaler = RewardScaler(config.num_envs, config.gamma, config.normalize_rewards)
         self.buffer = ReplayBuffer(config.stored_iterations)
+        traces = config.gamma, config.gae_lambda, config.trace_cap
+        self.estimator = Estimator(self.policy, self.value_function, self.reward_scaler, *traces)
         module = ActorCritic(self.policy, self.value_function, config.value_coef, config.entropy_coef)
         parameters = flatten_parameters(module.parameters())
         self.optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, eps=1e-5, fused=True)
         self.updater = CompiledUpdater(
-            make_objective(config.objective, **config.objective_hyperparameters),
+            make_objective(config.objective, **config.objective_kwargs),
             DualController(config.lam, config.delta_for(action_size), config.eta, config.dual),
             self.optimizer,
             module,
@@ -129,6 +117,10 @@ class Learner:
             # Beyond its bounds the clamp in the policy would stop the parameter's gradient for good.
             {"policy.log_std": (config.log_std_min, config.log_std_max)},
         )
+        self._reward_floor = config.reward_floor_in_use
+        self._most_steps = config.gradient_steps
+        utd = 1.0 if config.algo == "on-policy" else config.utd
+        self._first_steps = max(1, round(self._most_steps / utd))
 
     def update(self, rollout: Rollout, learning_rate: float, delta_share: float = 1.0) -> dict[str, Any]:
         """Store a rollout, improve the policy on the buffer, then let the statistics see the new observations.
@@ -150,7 +142,7 @@ class Learner:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
         samples, spread = self._store_and_estimate(rollout)
-        self.updater.dual.share = delta_share * signal_share(**spread, floor=self.config.reward_floor_in_use)
+        self.updater.dual.share = delta_share * signal_share(**spread, floor=self._reward_floor)
         samples["observations"] = self.policy.normalizer(samples["observations"])
         batch_size = self.config.minibatch_size
         for minibatch in self._minibatches(samples):
@@ -196,48 +188,40 @@ class Learner:
 
     def _store_and_estimate(self, rollout: Rollout) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Samples of the whole buffer, in the order of its positions, and how large their advantages were."""
-        estimator = Estimator(
-            self.policy,
-            self.value_function,
-            self.reward_scaler,
-            self.config.gamma,
-            self.config.gae_lambda,
-            self.config.trace_cap,
-        )
         num_samples = rollout["done"].numel()
         # Collected ahead, even the newest rollout is by the policy of one update ago.
         newest_is_stale = self.config.overlap
         if self.config.replay_advantages == "stored":
-            fresh = estimator.estimate(rollout, newest_is_stale)
-            spread = self._standardize(fresh)
+            fresh = self.estimator.estimate(rollout, newest_is_stale)
+            spread = self._standardise(fresh)
             self.buffer.add(fresh, num_samples)
             samples = join_samples(self.buffer.iterations)
         else:
             self.buffer.add(rollout, num_samples)
             *older, newest = self.buffer.iterations
-            parts = [estimator.estimate(rollout, stale=True) for rollout in older]
-            parts.append(estimator.estimate(newest, newest_is_stale))
+            parts = [self.estimator.estimate(rollout, stale=True) for rollout in older]
+            parts.append(self.estimator.estimate(newest, newest_is_stale))
             samples = join_samples(parts)
-            spread = self._standardize(samples)
+            spread = self._standardise(samples)
         return {**samples, "age": self.buffer.ages()}, spread
 
-    def _standardize(self, samples: dict[str, Tensor]) -> dict[str, float]:
+    def _standardise(self, samples: dict[str, Tensor]) -> dict[str, float]:
         """Standardise advantages in place where the config says so; returns how much they and rewards varied before."""
         advantage, reward_sum = samples["advantage"], samples.pop("reward_sum")
         if self.config.normalize_advantages:
-            samples["advantage"] = standardized(advantage)
+            samples["advantage"] = standardised(advantage)
         return {"advantage_std": float(advantage.std()), "reward_std": float(reward_sum.std())}
 
     def _minibatches(self, samples: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         """Minibatches in random order; gathering many at once costs less than gathering each."""
         batch_size = self.config.minibatch_size
         together = max(1, len(self.buffer) // batch_size)
-        order = self.buffer.minibatches(batch_size * together, -(-self._gradient_steps() // together), self.generator)
         left = self._gradient_steps()
+        order = self.buffer.minibatches(batch_size * together, -(-left // together), self.generator)
         for index in order:
             gathered = {name: values.index_select(0, index) for name, values in samples.items()}
             if self.config.normalize_advantages and self.config.advantage_scope == "minibatch":
-                gathered["advantage"] = standardized(gathered["advantage"].view(-1, batch_size)).flatten()
+                gathered["advantage"] = standardised(gathered["advantage"].view(-1, batch_size)).flatten()
             parts = {name: values.split(batch_size) for name, values in gathered.items()}
             for i in range(min(left, together)):
                 yield {name: part[i] for name, part in parts.items()}
@@ -245,9 +229,6 @@ class Learner:
 
     def _gradient_steps(self) -> int:
         """Steps of this update, in proportion to the fill of the buffer while it grows."""
-        full = self.config.gradient_steps
-        if self.config.algo == "on-policy":
-            return full
-        once = max(1, round(full / self.config.utd))
-        fill = (len(self.buffer.sizes) - 1) / max(1, self.config.stored_iterations - 1)
-        return round(once + (full - once) * fill)
+        # Without room for past iterations there is nothing that further steps would replay.
+        fill = self.buffer.fill if self.buffer.capacity_iterations > 1 else 0.0
+        return round(self._first_steps + (self._most_steps - self._first_steps) * fill)

@@ -1,11 +1,81 @@
-"""Advantage estimators: GAE with true truncation bootstrap, truncated importance weights, group-relative."""
+"""Advantages: GAE with true truncation bootstrap, on data of an older policy too; group-relative; standardised."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from r2vpo.processes import Processes
 
 Array = NDArray[np.floating]
+
+ADVANTAGE_EPS = 1e-8
+"""Added to the standard deviation of advantages, here as in Stable-Baselines3 and rsl_rl."""
+
+
+class Estimates(NamedTuple):
+    """What one rollout is worth under the current networks, each ``[T, N]``."""
+
+    advantages: Array
+    value_targets: Array
+    trace_weights: Array
+    """Truncated importance weights, see :func:`truncated_importance_weights`; 1 on-policy."""
+
+
+def offpolicy_estimates(
+    rewards: Array,
+    values: Array,
+    last_values: Array,
+    final_values: Array,
+    terminated: NDArray[np.bool_],
+    done: NDArray[np.bool_],
+    log_ratio: Array,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    cap: float = 1.0,
+) -> Estimates:
+    """Advantages and value targets of a rollout that another policy may have collected.
+
+    :func:`generalized_advantages` along traces weighted by truncated ratios, and the :func:`value_targets` of V-trace;
+    with a ``log_ratio`` of 0 and ``cap`` of at least 1 that is GAE and its return.
+
+    Args:
+        rewards, values: r_t and V(s_t), ``[T, N]``.
+        last_values, final_values: See :func:`successor_values`.
+        terminated, done: See :func:`generalized_advantages`.
+        log_ratio: Log of the current policy's probability of the action over that of the policy that acted, ``[T, N]``.
+        gamma: Discount, in [0, 1].
+        gae_lambda: Trace decay, in [0, 1].
+        cap: Of the importance weights.
+    """
+    weights = truncated_importance_weights(log_ratio, cap)
+    next_values = successor_values(values, last_values, done, final_values)
+    traces = {"gamma": gamma, "gae_lambda": gae_lambda}
+    advantages = generalized_advantages(rewards, values, next_values, terminated, done, **traces, trace_weights=weights)
+    return Estimates(advantages, value_targets(values, advantages, weights), weights)
+
+
+def standardised(values: Tensor, processes: Processes | None = None) -> Tensor:
+    """Values less their mean and over their standard deviation (unbiased) plus :data:`ADVANTAGE_EPS`.
+
+    Args:
+        values: ``[..., n]``, over the last axis; ``[n]`` where processes share them.
+        processes: Those that hold a part each; mean and deviation are then over all parts, summed in float64. None
+            leaves both to torch.
+    """
+    if processes is None:
+        centred = values - values.mean(-1, keepdim=True)
+        return centred / (values.std(-1, keepdim=True) + ADVANTAGE_EPS)
+    sums = torch.stack([values.double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
+    total, count = processes.sum(sums)
+    centred = values - (total / count).to(values)
+    squares = processes.sum(centred.double().square().sum())
+    return centred / ((squares / (count - 1)).sqrt().to(values) + ADVANTAGE_EPS)
 
 
 def successor_values(values: Array, last_values: Array, done: NDArray[np.bool_], final_values: Array) -> Array:

@@ -44,6 +44,11 @@ class ReplayBuffer:
         """Number of samples in each stored iteration, oldest first."""
         return tuple(self._sizes)
 
+    @property
+    def fill(self) -> float:
+        """How far past data has come in beside the newest: 0 with one iteration, 1 with all; 1 if no more are kept."""
+        return 1.0 if self.capacity_iterations == 1 else (len(self._sizes) - 1) / (self.capacity_iterations - 1)
+
     def __len__(self) -> int:
         """Number of stored samples."""
         return sum(self._sizes)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 import tyro
 
+from r2vpo.advantages import standardised
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.control.collector import Rollout
-from r2vpo.control.learner import Estimator, standardized
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
@@ -67,8 +67,8 @@ class GainTrace(BaseCallback):
         update = self.model.learner.update
 
         def measured(rollout: Rollout, *arguments: Any) -> dict[str, Any]:
-            raw = self._advantage(rollout)
-            advantage, batch = standardized(raw), _batch(rollout)
+            raw = self.model.learner.estimator.estimate(rollout, stale=False)["advantage"]
+            advantage, batch = standardised(raw), _batch(rollout)
             held_out = self._held_out(batch, advantage)
             acting = copy.deepcopy(self.model.policy)
             summary = update(rollout, *arguments)
@@ -87,12 +87,6 @@ class GainTrace(BaseCallback):
             return summary
 
         self.model.learner.update = measured  # type: ignore[method-assign]
-
-    def _advantage(self, rollout: Rollout) -> torch.Tensor:
-        config, learner = self.model.config, self.model.learner
-        networks = (learner.policy, learner.value_function, learner.reward_scaler)
-        estimator = Estimator(*networks, config.gamma, config.gae_lambda, config.trace_cap)
-        return estimator.estimate(rollout, stale=False)["advantage"]
 
     def _held_out(self, batch: dict[str, torch.Tensor], advantage: torch.Tensor) -> float:
         """Gain of the last update on data that it has not seen: ``rollout`` is the first by the changed policy."""

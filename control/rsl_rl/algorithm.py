@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r2vpo.advantages import standardised
 from r2vpo.control.rsl_rl.settings import (
     Settings,
     check_features,
@@ -28,6 +29,7 @@ from r2vpo.errors import CheckpointError, TrainingDiverged
 from r2vpo.processes import Processes, SingleProcess, TorchProcesses
 from r2vpo.replay import ReplayBuffer
 from r2vpo.update import PolicyUpdater, Scored
+from r2vpo.validation import upgraded
 
 require_rsl_rl()
 
@@ -38,7 +40,7 @@ from rsl_rl.storage import RolloutStorage
 from rsl_rl.utils import reduce_gradients_in_buckets
 from tensordict import TensorDict
 
-from r2vpo.control.rsl_rl.replay import fresh_samples, in_chunks, replayed_samples, standardised, stored_rollout
+from r2vpo.control.rsl_rl.replay import fresh_samples, in_chunks, replayed_samples, stored_rollout
 
 DIAGNOSTICS = ("ratio_variance", "lam", "ess", "max_ratio", "sign_flip", "kl", "grad_norm", "skipped_steps")
 """What :meth:`R2VPO.update` reports of :meth:`r2vpo.update.PolicyUpdater.summary`."""
@@ -58,6 +60,7 @@ class R2VPO(PPO):
     """
 
     def __init__(self, actor: MLPModel, critic: MLPModel, storage: RolloutStorage, **settings: Any) -> None:
+        settings = upgraded(settings)
         check_names(settings, _PPO_SETTINGS)
         own = {f.name: settings.pop(f.name) for f in fields(Settings) if f.name in settings}
         self.settings = Settings(**own)
@@ -149,9 +152,7 @@ class R2VPO(PPO):
     def _gradient_steps(self) -> int:
         """Steps of this update, in proportion to the fill of the buffer while it grows."""
         once = self.num_learning_epochs * self.num_mini_batches
-        stored, capacity = len(self.replay.sizes), self.replay.capacity_iterations
-        fill = 1.0 if capacity == 1 else (stored - 1) / (capacity - 1)
-        return max(1, round(once * (1.0 + (self.settings.utd - 1.0) * fill)))
+        return max(1, round(once * (1.0 + (self.settings.utd - 1.0) * self.replay.fill)))
 
     def _samples(self) -> TensorDict:
         """Samples of the whole buffer, in the order of its positions, after adding the rollout in the storage."""

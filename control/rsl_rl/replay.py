@@ -22,17 +22,8 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
-from r2vpo.advantages import (
-    generalized_advantages,
-    successor_values,
-    truncated_importance_weights,
-    value_targets,
-)
-from r2vpo.processes import Processes
+from r2vpo.advantages import offpolicy_estimates
 from r2vpo.replay import Iteration
-
-ADVANTAGE_EPS = 1e-8
-"""Added to the standard deviation of the advantages, as rsl_rl does."""
 
 _NOW, _LAST = "observations/", "last_observations/"
 
@@ -89,7 +80,7 @@ def replayed_samples(
         rollout: From :func:`stored_rollout`.
         log_prob: Of actions ``[n, A]`` at observations, batch size [n], under the current policy: ``[n]``.
         value: Of observations under the current critic: ``[n]``.
-        gamma, gae_lambda, trace_cap: See :func:`r2vpo.advantages.generalized_advantages`.
+        gamma, gae_lambda, trace_cap: See :func:`r2vpo.advantages.offpolicy_estimates`.
 
     Returns:
         Samples, batch size [T * N].
@@ -102,41 +93,26 @@ def replayed_samples(
     last_values = value(observation_groups(rollout, done.shape[1:], _LAST))
     # The recursion runs in NumPy on the host: [T, N] numbers, a few megabytes beside the observations that stay put.
     ended, own_values = done.cpu().numpy(), _host(values)
-    weights = truncated_importance_weights(_host(log_ratio), trace_cap)
-    advantages = generalized_advantages(
+    advantages, returns, _ = offpolicy_estimates(
         _host(rollout["rewards"]),
         own_values,
-        successor_values(own_values, _host(last_values), ended, own_values[ended]),
+        _host(last_values),
+        own_values[ended],
         (done & ~time_outs).cpu().numpy(),
         ended,
+        _host(log_ratio),
         gamma=gamma,
         gae_lambda=gae_lambda,
-        trace_weights=weights,
+        cap=trace_cap,
     )
-    returns = torch.from_numpy(value_targets(own_values, advantages, weights)).to(values)
-    return _samples(
-        observations,
-        rollout["actions"],
-        rollout["old_log_prob"],
-        values,
-        returns,
-        torch.from_numpy(advantages).to(values),
-    )
+    estimates = (torch.from_numpy(array).to(values) for array in (returns, advantages))
+    return _samples(observations, rollout["actions"], rollout["old_log_prob"], values, *estimates)
 
 
 def observation_groups(rollout: Mapping[str, Tensor], batch_size: torch.Size, prefix: str = _NOW) -> TensorDict:
     """Observation groups of a stored rollout under their own names."""
     groups = {name.removeprefix(prefix): values for name, values in rollout.items() if name.startswith(prefix)}
     return TensorDict(groups, batch_size=batch_size)
-
-
-def standardised(values: Tensor, processes: Processes) -> Tensor:
-    """``[n]`` less the mean and over the standard deviation, both over all processes."""
-    sums = torch.stack([values.double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
-    total, count = processes.sum(sums)
-    centred = values - (total / count).to(values)
-    squares = processes.sum(centred.double().square().sum())
-    return centred / ((squares / (count - 1)).sqrt().to(values) + ADVANTAGE_EPS)
 
 
 @torch.no_grad()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
-from r2vpo.dual import DUAL_RULES
+from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError, require_host
-from r2vpo.objectives import OBJECTIVES, Objective, make_objective
-from r2vpo.validation import boolean, choice, real, whole
-
-_HYPERPARAMETERS = ("eps", "eps_low", "eps_high", "cap")
+from r2vpo.objectives import Objective, make_objective
+from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
 
 
 def require_rsl_rl() -> None:
@@ -31,55 +29,34 @@ class Settings:
     """Settings beside those of rsl_rl's PPO, named as in :class:`r2vpo.control.config.ControlConfig`."""
 
     objective: str = "r2vpo"
-    """Surrogate objective; ppo_clip is rsl_rl's own, with its clip_param unless eps is given."""
-    dual: str = "adaptive"
+    """Surrogate objective; ppo_clip is rsl_rl's own, with its clip_param unless objective_kwargs has eps."""
+    dual: DualRule = "adaptive"
     """How lambda moves: fixed, paper or adaptive (see :mod:`r2vpo.dual`)."""
-    dual_lam: float = 1.0
+    dual_lam: NonNegative = 1.0
     """First lambda; rsl_rl's ``lam`` is the trace decay of the advantage estimate."""
-    delta: float | None = 0.1
+    delta: Positive | None = 0.1
     """Target of E[(rho-1)^2]; larger allows larger policy steps."""
-    eta: float | None = None
+    eta: Positive | None = None
     """Dual step size; None takes the rule's own."""
-    eps: float | None = None
-    """Clip range of ppo_clip, penalty width of spo."""
-    eps_low: float | None = None
-    """Lower clip range of clip_higher, gppo and gspo."""
-    eps_high: float | None = None
-    """Upper clip range of clip_higher, gppo and gspo."""
-    cap: float | None = None
-    """Largest ratio weight of cispo."""
-    buffer_iterations: int = 4
+    objective_kwargs: ObjectiveKwargs = field(default_factory=dict)
+    """Hyperparameters of the objective, such as {"eps": 0.1} for ppo_clip; what is left out keeps its own default."""
+    buffer_iterations: Count = 4
     """Rollouts kept for replay, the newest included; 1 is on-policy."""
-    utd: float = 2.0
+    utd: Positive = 2.0
     """Update-to-data ratio: gradient samples per new sample, as a multiple of num_learning_epochs."""
-    trace_cap: float = 1.0
+    trace_cap: Positive = 1.0
     """Cap of the importance weights inside advantages of replayed rollouts."""
     save_buffer: bool = True
     """Whether checkpoints hold the replay buffer; without it a resumed run fills it anew."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        for check in _CHECKS:
-            check(self)
-
-
-def _dual_fits(settings: Settings) -> None:
-    if settings.dual != "fixed" and settings.delta is None:
-        raise ConfigError("delta", None, f"a finite number above 0 for dual={settings.dual!r}")
-    if settings.dual == "adaptive" and settings.dual_lam == 0:
-        raise ConfigError("dual_lam", settings.dual_lam, "above 0 for dual='adaptive'")
-
-
-_CHECKS = (
-    choice("objective", *OBJECTIVES),
-    choice("dual", *DUAL_RULES),
-    real("dual_lam", 0.0),
-    *(real(name, 0.0, open_low=True, optional=True) for name in ("delta", "eta", *_HYPERPARAMETERS)),
-    whole("buffer_iterations", 1),
-    *(real(name, 0.0, open_low=True) for name in ("utd", "trace_cap")),
-    boolean("save_buffer"),
-    _dual_fits,
-)
+        check_fields(self, Settings)
+        check_objective(self)
+        if self.dual != "fixed" and self.delta is None:
+            raise ConfigError("delta", None, f"a finite number above 0 for dual={self.dual!r}")
+        if self.dual == "adaptive" and self.dual_lam == 0:
+            raise ConfigError("dual_lam", self.dual_lam, "above 0 for dual='adaptive'")
 
 
 def check_names(settings: dict[str, Any], ppo: Iterable[str]) -> None:
@@ -101,8 +78,8 @@ def check_features(models: dict[str, Model], ppo: dict[str, Any]) -> None:
 
 
 def configured_objective(settings: Settings, ppo: dict[str, Any]) -> Objective:
-    """The objective; PPO's own takes its clip range from PPO's setting unless ``eps`` is given."""
-    given = {name: getattr(settings, name) for name in _HYPERPARAMETERS if getattr(settings, name) is not None}
+    """The objective; PPO's own takes its clip range from PPO's setting unless ``objective_kwargs`` has ``eps``."""
+    given = dict(settings.objective_kwargs)
     if settings.objective == "ppo_clip" and "clip_param" in ppo:
         given.setdefault("eps", ppo["clip_param"])
     return make_objective(settings.objective, **given)

@@ -30,23 +30,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from r2vpo.control.sb3.minibatch import KLLimitReached, Minibatch, MinibatchScorer, RecordedObjective, picked
 from r2vpo.control.sb3.replay import Reestimator, RolloutRecorder, check_rollout, fresh_samples, joined
-from r2vpo.dual import DUAL_RULES, DualController
+from r2vpo.dual import DualController, DualRule
 from r2vpo.errors import CheckpointError, ConfigError, TrainingDiverged
-from r2vpo.objectives import OBJECTIVES, make_objective
+from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
 from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.update import PolicyUpdater
-from r2vpo.validation import choice, delta_where_needed, real, whole
+from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_dual, check_fields, check_objective
 
-_CHECKS = (
-    choice("objective", *OBJECTIVES),
-    choice("dual", *DUAL_RULES),
-    whole("buffer_iterations", 1),
-    real("lam", 0.0),
-    *(real(name, 0.0, open_low=True, optional=True) for name in ("delta", "eta")),
-    *(real(name, 0.0, open_low=True) for name in ("utd", "trace_cap")),
-    delta_where_needed,
-)
 _ELSEWHERE = {("r2vpo", "lam"): "the setting lam", ("ppo_clip", "eps"): "the setting clip_range"}
 _LOGGED = ("ratio_variance", "max_ratio", "ess", "sign_flip", "grad_norm", "gradient_steps", "skipped_steps")
 
@@ -72,6 +63,15 @@ class R2VPO(PPO):
         ConfigError: A setting outside its range.
     """
 
+    objective: str
+    objective_kwargs: ObjectiveKwargs
+    lam: NonNegative
+    dual: DualRule
+    delta: Positive | None
+    eta: Positive | None
+    buffer_iterations: Count
+    utd: Positive
+    trace_cap: Positive
     replay_buffer: ReplayBuffer | None
 
     def __init__(
@@ -91,7 +91,7 @@ class R2VPO(PPO):
         **ppo_settings: Any,
     ) -> None:
         self.objective = objective
-        self.objective_kwargs = objective_kwargs
+        self.objective_kwargs = objective_kwargs or {}
         self.lam = lam
         self.dual = dual
         self.delta = delta
@@ -118,13 +118,15 @@ class R2VPO(PPO):
             self._refill(stored.state_dict())
 
     def _check_settings(self) -> None:
-        for check in _CHECKS:
-            check(self)
-        for name, value in (self.objective_kwargs or {}).items():
+        # A file of an earlier version may hold None for no hyperparameters.
+        self.objective_kwargs = self.objective_kwargs or {}
+        check_fields(self, R2VPO)
+        check_dual(self)
+        for name, value in self.objective_kwargs.items():
             if (self.objective, name) in _ELSEWHERE:
                 allowed = f"left out of objective_kwargs: {_ELSEWHERE[self.objective, name]} is its place"
                 raise ConfigError(name, value, allowed)
-        make_objective(self.objective, **(self.objective_kwargs or {}))
+        check_objective(self)
         if self.buffer_iterations > 1 and self.target_kl is not None:
             allowed = "None with buffer_iterations above 1: replayed samples are of policies several updates old"
             raise ConfigError("target_kl", self.target_kl, allowed)
@@ -225,7 +227,7 @@ class R2VPO(PPO):
         return self.replay_buffer
 
     def _objective(self, clip_range: float) -> RecordedObjective:
-        objective = make_objective(self.objective, **(self.objective_kwargs or {}))
+        objective = make_objective(self.objective, **self.objective_kwargs)
         # A schedule may end at 0, which is no range to choose but a valid last value.
         moving = {"eps": clip_range} if self.objective == "ppo_clip" else objective.hyperparameters
         return RecordedObjective(objective.name, objective.function, moving)
@@ -242,8 +244,7 @@ class R2VPO(PPO):
         estimator = Reestimator(self.policy, normalizer, self.gamma, self.gae_lambda, self.trace_cap)
         older = [estimator.samples(rollout) for rollout in replay.iterations[:-1]]
         samples = joined([*older, fresh_samples(self.rollout_buffer)])
-        fill = len(older) / (self.buffer_iterations - 1)
-        passes = max(1, round(self.n_epochs * (1.0 + (self.utd - 1.0) * fill)))
+        passes = max(1, round(self.n_epochs * (1.0 + (self.utd - 1.0) * replay.fill)))
         batch_size = min(self.batch_size, len(replay))
         steps = -(-replay.sizes[-1] // batch_size)
         # Torch's global generator: the one that SB3 seeds.

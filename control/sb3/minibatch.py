@@ -13,13 +13,11 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, PyTo
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from r2vpo.advantages import standardised
 from r2vpo.objectives import Objective
 from r2vpo.update import Scored
 
 Minibatch = RolloutBufferSamples | DictRolloutBufferSamples
-
-ADVANTAGE_EPS = 1e-8
-"""SB3's own."""
 
 
 class KLLimitReached(Exception):
@@ -89,7 +87,7 @@ class MinibatchScorer:
     def _advantages(self, advantages: Tensor) -> Tensor:
         if not self.normalize_advantage or len(advantages) < 2:
             return advantages
-        return (advantages - advantages.mean()) / (advantages.std() + ADVANTAGE_EPS)
+        return standardised(advantages)
 
     def _bounded(self, values: Tensor, old_values: Tensor) -> Tensor:
         if self.clip_range_vf is None:

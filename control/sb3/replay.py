@@ -24,12 +24,7 @@ from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
-from r2vpo.advantages import (
-    generalized_advantages,
-    successor_values,
-    truncated_importance_weights,
-    value_targets,
-)
+from r2vpo.advantages import offpolicy_estimates
 from r2vpo.control.sb3.minibatch import Minibatch, evaluate_actions
 from r2vpo.errors import CheckpointError, ConfigError
 
@@ -162,31 +157,27 @@ class Reestimator:
     def samples(self, rollout: Rollout) -> RolloutBufferSamples:
         """Everything of one rollout as one minibatch of T * N samples, on the CPU; ``old_values`` are today's.
 
-        Advantages are GAE along traces weighted by truncated ratios (see
-        :func:`r2vpo.advantages.generalized_advantages`), and value targets those of V-trace, as in
-        :mod:`r2vpo.control.learner`.
+        Advantages and value targets are those of :func:`r2vpo.advantages.offpolicy_estimates`.
         """
         done, truncated = rollout["done"].numpy(), rollout["truncated"].numpy()
         observations = self._inputs(rollout, "observations", flat_steps=True)
         actions = rollout["actions"].flatten(0, 1).float()
         values, log_prob = (x.view(done.shape).double().numpy() for x in self._evaluated(observations, actions))
-        log_ratio = log_prob - rollout["old_log_prob"].double().numpy()
-        weights = truncated_importance_weights(log_ratio, self.trace_cap)
         final_values = np.zeros(done.shape)
         final_values[truncated] = self._values(self._inputs(rollout, "final_observations"))
-        last_values = self._values(self._inputs(rollout, "last_observations"))
         rewards = rollout["rewards"].numpy()
-        advantages = generalized_advantages(
+        advantages, targets, _ = offpolicy_estimates(
             rewards if self.normalizer is None else self.normalizer.normalize_reward(rewards),
             values,
-            successor_values(values, last_values, done, final_values[done]),
+            self._values(self._inputs(rollout, "last_observations")),
+            final_values[done],
             done & ~truncated,
             done,
+            log_prob - rollout["old_log_prob"].double().numpy(),
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
-            trace_weights=weights,
+            cap=self.trace_cap,
         )
-        targets = value_targets(values, advantages, weights)
         flat = [torch.from_numpy(x.reshape(-1)).float() for x in (values, advantages, targets)]
         old_log_prob = rollout["old_log_prob"].flatten()
         return RolloutBufferSamples(_tree(observations), actions, flat[0], old_log_prob, flat[1], flat[2])

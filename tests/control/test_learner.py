@@ -5,19 +5,16 @@ import pytest
 import torch
 from small_envs import CountingEnv, IdentityEnv
 
+from r2vpo.advantages import standardised
 from r2vpo.control import R2VPO
-from r2vpo.control.learner import join_samples, standardized
+from r2vpo.control.learner import join_samples
 from r2vpo.dual import SMALLEST_SHARE
 
 SMALL = {"num_envs": 1, "rollout_steps": 8, "minibatch_size": 8, "epochs": 1, "normalize_rewards": False}
 
 
 def estimate(model, rollout, stale=False):
-    from r2vpo.control.learner import Estimator
-
-    config, learner = model.config, model.learner
-    settings = (config.gamma, config.gae_lambda, config.trace_cap)
-    return Estimator(learner.policy, learner.value_function, learner.reward_scaler, *settings).estimate(rollout, stale)
+    return model.learner.estimator.estimate(rollout, stale)
 
 
 @pytest.mark.parametrize("end", ["terminate", "truncate"])
@@ -84,7 +81,7 @@ def test_stored_advantages_are_the_paper_s_literal_variant():
 
 def test_joined_advantages_are_standardised_together():
     parts = [{"advantage": torch.randn(50) + 3}, {"advantage": 5 * torch.randn(70)}]
-    joined = standardized(join_samples(parts)["advantage"])
+    joined = standardised(join_samples(parts)["advantage"])
     assert len(joined) == 120
     assert joined.mean().item() == pytest.approx(0.0, abs=1e-6)
     assert joined.std().item() == pytest.approx(1.0, abs=1e-5)

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
 from r2vpo.advantages import (
+    ADVANTAGE_EPS,
     generalized_advantages,
     group_relative_advantages,
+    offpolicy_estimates,
+    standardised,
     successor_values,
     truncated_importance_weights,
     value_targets,
@@ -119,6 +123,43 @@ def test_truncated_importance_weights(cap):
     log_ratio = np.array([-np.inf, np.log(0.5), 0.0, np.log(4.0), 1e4])
     weights = truncated_importance_weights(log_ratio, cap)
     np.testing.assert_allclose(weights, [0.0, 0.5, 1.0, cap, cap], rtol=1e-14)
+
+
+def estimates(log_ratio, cap=1.0):
+    arrays = (REWARDS, VALUES, LAST_VALUES, FINAL_VALUES, TERMINATED, DONE, log_ratio)
+    return offpolicy_estimates(*arrays, gamma=0.5, gae_lambda=0.5, cap=cap)
+
+
+def test_estimates_of_the_policy_that_acted_are_gae_and_its_return():
+    found = estimates(np.zeros_like(REWARDS))
+    np.testing.assert_allclose(found.advantages, ADVANTAGES, rtol=1e-14)
+    np.testing.assert_allclose(found.value_targets, VALUES + ADVANTAGES, rtol=1e-14)
+
+
+def test_estimates_of_another_policy_by_hand():
+    # All actions are four times as likely as they were, which counts as once, but that of t = 1 in environment 0: half.
+    # Only the trace from t = 0 to t = 1 is cut, 0.5 - 1.25/4/2 = 0.34375, and the step of the value at t = 1 is halved.
+    ratio = np.full_like(REWARDS, 4.0)
+    ratio[1, 0] = 0.5
+    found = estimates(np.log(ratio))
+    advantages = ADVANTAGES.copy()
+    advantages[0, 0] = 0.34375
+    targets = VALUES + advantages
+    targets[1, 0] = 3.0 - 1.25 / 2
+    np.testing.assert_allclose(found.trace_weights, np.minimum(ratio, 1.0), rtol=1e-14)
+    np.testing.assert_allclose(found.advantages, advantages, rtol=1e-14)
+    np.testing.assert_allclose(found.value_targets, targets, rtol=1e-14)
+    # A cap of 2 lets traces grow: 1 - 2 * 2/4 = 0 in environment 1. The step of the value stays at most whole.
+    found = estimates(np.log(ratio), cap=2.0)
+    assert found.advantages[0, 1] == pytest.approx(0.0, abs=1e-14)
+    assert found.value_targets[0, 1] == pytest.approx(2.0)
+
+
+def test_standardised_values_have_mean_0_and_deviation_1_along_the_last_axis():
+    values = torch.tensor([[1.0, 2.0, 3.0], [10.0, 10.0, 10.0]])
+    torch.testing.assert_close(standardised(values), torch.tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+    tiny = ADVANTAGE_EPS * torch.tensor([-1.0, 0.0, 1.0])
+    torch.testing.assert_close(standardised(tiny), torch.tensor([-0.5, 0.0, 0.5]))
 
 
 def test_group_relative_standardises_within_each_group():

@@ -1,11 +1,17 @@
-"""Minibatches shared by several processes, played in one: each call of a method waits for its turn."""
+"""Minibatches that several processes share: played in one, where each call waits for its turn, and on gloo."""
 
+import os
+import subprocess
+import sys
 import threading
 
+import pytest
 import torch
 
+from r2vpo.advantages import standardised
 from r2vpo.dual import DualController
 from r2vpo.objectives import make_objective
+from r2vpo.processes import TorchProcesses, usable_cores
 from r2vpo.update import PolicyUpdater, Scored
 
 
@@ -140,3 +146,73 @@ def test_weights_scale_the_loss_of_each_element():
     first_only = gradient(torch.tensor([3.0, 0.0, 0.0]))
     rest_only = gradient(torch.tensor([0.0, 3.0, 3.0]))
     torch.testing.assert_close(first_only + rest_only, 3 * gradient(None), rtol=1e-5, atol=1e-6)
+
+
+def test_standardising_together_is_standardising_everything():
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0])
+    parts = in_two_threads(lambda rank, processes: standardised(values[:1] if rank == 0 else values[1:], processes))
+    torch.testing.assert_close(torch.cat([parts[0], parts[1]]), standardised(values))
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert usable_cores() == 2
+
+
+WORK = """
+import sys, torch
+from r2vpo.processes import TorchProcesses
+rank, init_file, output = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=2)
+processes = TorchProcesses()
+mine = torch.tensor([1.0, 2.0]) * (rank + 1)
+ages = torch.arange(3) + 10 if rank == 0 else torch.zeros(0)
+torch.save(
+    {
+        "sum": processes.sum(mine),
+        "scalar": processes.sum(torch.tensor(rank + 1)),
+        "transposed": processes.sum(torch.arange(6.0).view(2, 3).t()),
+        "mine": mine,
+        "joined": processes.concatenate(torch.full((rank + 1,), rank + 0.1)),
+        "uneven": processes.concatenate(ages),
+        "nothing": processes.concatenate(torch.zeros(0)),
+        "identity": (processes.rank, processes.count),
+    },
+    output,
+)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    outputs = [folder / f"{rank}.pt" for rank in range(2)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", WORK, str(rank), str(folder / "init"), str(outputs[rank])])
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in running] == [0, 0]
+    return [torch.load(output) for output in outputs]
+
+
+def test_sums_are_over_the_processes_and_leave_the_inputs_alone(found):
+    for rank, values in enumerate(found):
+        assert values["sum"].tolist() == [3.0, 6.0]
+        assert values["scalar"].item() == 3
+        assert torch.equal(values["transposed"], 2 * torch.arange(6.0).view(2, 3).t())
+        assert values["mine"].tolist() == [rank + 1.0, 2 * (rank + 1.0)]
+        assert values["identity"] == (rank, 2)
+
+
+def test_values_are_joined_in_the_order_of_the_ranks_and_keep_their_bits(found):
+    for values in found:
+        assert torch.equal(values["joined"], torch.tensor([0.1, 1.1, 1.1]))
+        assert values["uneven"].tolist() == [10, 11, 12]
+        assert len(values["nothing"]) == 0
+    assert found[0]["uneven"].dtype == torch.int64
+
+
+def test_without_a_process_group_the_error_says_what_to_call():
+    with pytest.raises(RuntimeError, match="init_process_group"):
+        TorchProcesses()

@@ -32,6 +32,12 @@ def test_first_in_first_out():
     assert len(buffer) == 9
 
 
+@pytest.mark.parametrize(("capacity", "fills"), [(4, [0, 1 / 3, 2 / 3, 1, 1]), (1, [1, 1])])
+def test_fill_goes_from_the_newest_alone_to_the_whole_buffer(capacity, fills):
+    for count, fill in enumerate(fills, 1):
+        assert filled(capacity, sizes=(2,) * count).fill == pytest.approx(fill)
+
+
 def test_capacity_one_holds_only_the_newest_data():
     buffer = filled(capacity=1)
     assert contents(buffer) == [2.0]
