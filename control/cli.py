@@ -6,20 +6,74 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from r2vpo.control.commands import CompareCommand, EvaluateCommand, ResumeCommand, TrainCommand
-from r2vpo.control.config import Algo, ControlConfig, ObjectiveName, Preset
-from r2vpo.control.presets import config_dict, resolve_config
+from r2vpo.arguments import parse_training
+from r2vpo.control.config import ControlConfig
+from r2vpo.control.presets import resolve_config
 from r2vpo.errors import CheckpointError, R2VPOError
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.control.experiments.seeds import SeedStudy
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train an agent. The defaults shown are those of the --algo, --preset and --config given."""
+
+    run_dir: Path | None = None
+    """Where everything is written; named after task, algorithm, seed and time when not given."""
+    resume: Path | None = None
+    """Run directory to go on with, instead of starting a run. Its own settings hold; no others can be given."""
+    config: Path | None = None
+    """YAML or JSON file of settings, the config.json of a run say; flags win over it."""
+    seeds: int = 1
+    """Train this many seeds, --seed and those that follow it, each in a process of its own and as many at a time as
+    there are cores; one directory with a run directory for each, their summary and their picture."""
+    video: bool = False
+    """Film the trained agent at the end."""
+    quiet: bool = False
+    """No live line."""
+    json: Path | None = None
+    """Also write the summary to this file."""
+
+
+@dataclass(frozen=True)
+class ResumeCommand:
+    """Go on with a run that was stopped or killed, with the settings it had."""
+
+    resume: Path
+    """The run directory."""
+    video: bool = False
+    """Film the trained agent at the end."""
+    quiet: bool = False
+    """No live line."""
+    json: Path | None = None
+    """Also write the summary to this file."""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Evaluate a trained agent."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run directory, or a file written by save()."""
+    episodes: int = 20
+    """Complete episodes, each in a fresh environment."""
+    stochastic: bool = False
+    """Sample actions instead of taking the mean."""
+    seed: int | None = None
+    """First reset seed; by default one derived from the training seed."""
+    video: bool = False
+    """Film one episode into video.mp4 beside the run."""
+    json: Path | None = None
+    """Also write the result to this file."""
+
 
 _USAGE = """usage: r2vpo control {train,evaluate,compare,study} ...
 
@@ -47,29 +101,17 @@ def main(arguments: Sequence[str]) -> int:
     return commands[arguments[0]](list(arguments[1:]))
 
 
-@dataclass(frozen=True)
-class _PresetKey:
-    """The arguments that choose a preset."""
-
-    env: str = ControlConfig.env
-    algo: Algo | None = None
-    objective: ObjectiveName = ControlConfig.objective
-    preset: Preset = ControlConfig.preset
-
-
 def _train(arguments: list[str]) -> int:
     if any(word.split("=")[0] == "--resume" for word in arguments):
         return _resume(tyro.cli(ResumeCommand, args=arguments, prog="r2vpo control train"))
-    without_help = [word for word in arguments if word not in ("-h", "--help")]
-    key, _ = tyro.cli(
-        _PresetKey, args=without_help, return_unknown_args=True, add_help=False, prog="r2vpo control train"
+    command, settings = parse_training(
+        TrainCommand,
+        ControlConfig,
+        resolve_config,
+        ("env", "algo", "objective", "preset"),
+        arguments,
+        "r2vpo control train",
     )
-    given = {name: value for name, value in asdict(key).items() if value is not None}
-    preset = TrainCommand(**config_dict(resolve_config(given)))
-    command = tyro.cli(
-        TrainCommand, args=arguments, default=preset, prog="r2vpo control train", config=(tyro.conf.OmitArgPrefixes,)
-    )
-    settings = {f.name: getattr(command, f.name) for f in fields(ControlConfig)}
     run_dir = command.run_dir or _default_run_dir(settings, command.seeds)
     if command.seeds != 1:
         from r2vpo.control.experiments.seeds import SeedStudy
@@ -121,7 +163,7 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
 def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
     """Train every seed to the end and say where everything is."""
     from r2vpo.control.algorithm import R2VPO
-    from r2vpo.control.experiments.seed_summary import best_run, print_report
+    from r2vpo.control.experiments.seeds import best_run, print_report
 
     print(study.description, flush=True)
     try:
@@ -206,8 +248,10 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
+    from r2vpo.control.experiments.commands import CompareCommand
+
     command = tyro.cli(CompareCommand, args=arguments, prog="r2vpo control compare")
-    from r2vpo.control.experiments.compare import compare
+    from r2vpo.control.experiments.study import compare
 
     compare(command)
     return 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from r2vpo.control.config import ControlConfig
 from r2vpo.errors import ConfigError
-from r2vpo.validation import check_names
+from r2vpo.validation import check_names, upgraded
 
 ON_POLICY = {
     "num_envs": 4,
@@ -19,21 +19,10 @@ ON_POLICY = {
     "minibatch_size": 64,
     "learning_rate": 3e-4,
     "lr_schedule": "constant",
+    "delta_decay": 0.0,
+    "delta_per_dimension": 0.01,
 }
 """Stable-Baselines3's update budget: 2048 steps an iteration, 320 gradient steps on 64 samples each."""
-
-OFF_POLICY = {
-    "num_envs": 8,
-    "rollout_steps": 64,
-    "minibatch_size": 128,
-    "learning_rate": 5e-4,
-    "lr_schedule": "linear",
-    "delta_decay": 0.25,
-    "buffer_iterations": 8,
-    "delta_per_dimension": 0.005,
-}
-"""A quarter of that collected per iteration; the buffer then holds two on-policy iterations, and half of the delta goes
-with twice the data (docs/tuning.md)."""
 
 FAST = {
     "algo": "off-policy",
@@ -41,10 +30,11 @@ FAST = {
     "num_envs": 32,
     "rollout_steps": 32,
     "minibatch_size": 256,
+    "buffer_iterations": 4,
     "utd": 1.4,
     "learning_rate": 1e-3,
-    "lr_schedule": "linear",
     "delta": 0.05,
+    "delta_decay": 0.0,
     "reward_floor": 0.0,
     "advantage_scope": "update",
     "stagger": False,
@@ -52,7 +42,7 @@ FAST = {
 """Twice as many samples an iteration as OFF_POLICY and fewer gradient steps a sample, both at the same time.
 
 Chosen by the trials in benchmarks/control_tuning.jsonl whose names begin with "fast" (300k steps, seeds 100 to 102).
-More gradient steps would make the collector wait for the learner. With so few of them, the delta that suits OFF_POLICY
+More gradient steps would make the collector wait for the learner. With so few of them, the delta that suits the default
 holds the policy back: Hopper and Walker2d ended near 1000."""
 
 
@@ -86,6 +76,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     Raises:
         ConfigError: A name that is not a setting, a value outside its range, or the fast preset on-policy.
     """
+    settings = upgraded(settings)
     check_names(ControlConfig, settings)
     if settings.get("preset") == "fast" and settings.get("algo") == "on-policy":
         raise ConfigError("preset", "fast", "'default' with algo='on-policy': the fast one collects ahead and replays")
@@ -94,7 +85,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     elif settings.get("algo", ControlConfig.algo) == "on-policy":
         chosen = ON_POLICY
     else:
-        chosen = OFF_POLICY
+        chosen = {}
     return ControlConfig(**{**chosen, **settings})
 
 

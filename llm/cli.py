@@ -6,12 +6,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from r2vpo.arguments import parse_training
 from r2vpo.errors import R2VPOError
 from r2vpo.llm.config import LLMConfig, resolve_config
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TrainCommand(LLMConfig):
+class TrainCommand:
     """Fine-tune a language model. Without arguments: the tiny model on arithmetic, some minutes on a laptop."""
 
     run_dir: Path | None = None
     """Where everything is written; named after model, method, seed and time when not given."""
     resume: Path | None = None
     """Run directory to go on with, instead of starting a run. Its own settings hold; no others can be given."""
+    config: Path | None = None
+    """YAML or JSON file of settings, the config.json of a run say; flags win over it."""
     quiet: bool = False
     """No live line."""
     json: Path | None = None
@@ -65,25 +68,12 @@ def main(arguments: Sequence[str]) -> int:
     return commands[arguments[0]](list(arguments[1:]))
 
 
-@dataclass(frozen=True)
-class _PresetKey:
-    """The arguments that choose a preset."""
-
-    model: str = LLMConfig.model
-    dataset: str = LLMConfig.dataset
-    method: str = LLMConfig.method
-
-
 def _train(arguments: list[str]) -> int:
     if any(word.split("=")[0] == "--resume" for word in arguments):
         return _resume(tyro.cli(ResumeCommand, args=arguments, prog="r2vpo llm train"))
-    without_help = [word for word in arguments if word not in ("-h", "--help")]
-    key, _ = tyro.cli(_PresetKey, args=without_help, return_unknown_args=True, add_help=False, prog="r2vpo llm train")
-    preset = TrainCommand(**asdict(resolve_config(asdict(key))))
-    command = tyro.cli(
-        TrainCommand, args=arguments, default=preset, prog="r2vpo llm train", config=(tyro.conf.OmitArgPrefixes,)
+    command, settings = parse_training(
+        TrainCommand, LLMConfig, resolve_config, ("model", "dataset", "method"), arguments, "r2vpo llm train"
     )
-    settings = {f.name: getattr(command, f.name) for f in fields(LLMConfig)}
     run_dir = command.run_dir or _default_run_dir(settings)
     from r2vpo.llm.trainer import R2VPOTrainer
 

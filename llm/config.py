@@ -1,26 +1,40 @@
-"""Every setting of the language-model trainer, validated before any work starts. Needs no torch."""
+"""Every setting of the language-model trainer, and the named methods that fill them. Needs no torch."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Interval, MinLen
+
+from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError
 from r2vpo.llm.models.tiny_names import REASONING_GYM, is_tiny
-from r2vpo.validation import boolean, check_names, choice, delta_where_needed, real, whole
+from r2vpo.validation import (
+    Count,
+    NonNegative,
+    ObjectiveKwargs,
+    Positive,
+    Whole,
+    check_dual,
+    check_fields,
+    check_names,
+    check_objective,
+    upgraded,
+)
 
 Algo = Literal["on-policy", "off-policy"]
-ObjectiveName = Literal["r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"]
-DualRule = Literal["fixed", "paper", "adaptive"]
-
-HYPERPARAMETERS = ("eps", "eps_low", "eps_high", "cap", "level")
-"""Settings that belong to one objective or another; None leaves the objective's own default."""
 
 
 @dataclass(frozen=True)
 class LLMConfig:
     """Settings of one run. A method and a preset fill them; anything given explicitly wins."""
+
+    MAIN: ClassVar[tuple[str, ...]] = (
+        *("model", "dataset", "method", "reward", "total_rollouts", "seed", "dual", "lam", "delta", "group_size"),
+        *("prompts_per_iteration", "minibatch_size", "learning_rate", "max_completion_tokens", "engine"),
+    )
+    """Settings that ``--help`` shows; ``--help-advanced`` shows all."""
 
     model: str = "arithmetic"
     """Directory, hub name, SmolLM2-135M-Instruct, or a tiny model that is made here in a minute: arithmetic, and
@@ -34,43 +48,35 @@ class LLMConfig:
     """Named algorithm that fills in algo, objective and what its paper prescribes."""
     algo: Algo = "off-policy"
     """on-policy discards each rollout after its update (Algorithm 1); off-policy replays the last few (Algorithm 2)."""
-    objective: ObjectiveName = "r2vpo"
+    objective: str = "r2vpo"
     """Surrogate objective; ppo_clip makes this trainer GRPO."""
-    total_rollouts: int = 128_000
+    total_rollouts: Count = 128_000
     """Completions to train on, rounded up to whole iterations."""
-    seed: int = 0
+    seed: Whole = 0
     """Seed of everything random. Same seed, same run, bit for bit on one CPU with Hugging Face rollouts."""
 
     dual: DualRule = "fixed"
     """How lambda moves: fixed (the paper's default), the paper's gradient step, or a relative step."""
-    lam: float = 0.04
+    lam: NonNegative = 0.04
     """First lambda. Larger holds the policy closer to the data."""
-    delta: float | None = None
+    delta: Positive | None = None
     """Target of E[(rho-1)^2]; unused when dual is fixed."""
-    eta: float | None = None
+    eta: Positive | None = None
     """Dual step size; None takes the rule's own."""
-    eps: float | None = None
-    """Clip range of ppo_clip, penalty width of spo."""
-    eps_low: float | None = None
-    """Lower clip range of clip_higher, gppo and gspo."""
-    eps_high: float | None = None
-    """Upper clip range of clip_higher, gppo and gspo."""
-    cap: float | None = None
-    """Largest ratio weight of cispo."""
-    level: Literal["token", "sequence"] | None = None
-    """Ratio of topr: of a token or of the whole sequence."""
+    objective_kwargs: ObjectiveKwargs = field(default_factory=dict)
+    """Hyperparameters of the objective, such as {"eps": 0.1} for ppo_clip; what is left out keeps its own default."""
 
-    group_size: int = 8
+    group_size: Annotated[int, Ge(2)] = 8
     """Completions per prompt, G."""
-    prompts_per_iteration: int = 128
+    prompts_per_iteration: Count = 128
     """Prompts per iteration; times group_size completions are generated."""
-    minibatch_size: int = 256
+    minibatch_size: Count = 256
     """Completions per gradient step. One step per rollout makes every objective the same (the ratio is then 1)."""
-    epochs: int = 1
+    epochs: Count = 1
     """Passes over one iteration's worth of completions."""
-    buffer_iterations: int = 4
+    buffer_iterations: Count = 4
     """Iterations kept for replay when off-policy."""
-    utd: float = 2.0
+    utd: Positive = 2.0
     """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
     advantage_scale: Literal["group", "none"] = "group"
     """group divides by the standard deviation of the group's rewards; none only subtracts their mean."""
@@ -80,46 +86,44 @@ class LLMConfig:
     """informative leaves out completions with advantage 0: they carry only the penalty."""
     dynamic_sampling: bool = False
     """Sample further prompts until every group has mixed rewards (DAPO)."""
-    max_sampling_rounds: int = 4
+    max_sampling_rounds: Count = 4
     """With dynamic_sampling, most rounds of generation per iteration."""
-    overlong_tokens: int = 0
+    overlong_tokens: Whole = 0
     """Width of DAPO's soft punishment before max_completion_tokens; 0 is off."""
 
-    learning_rate: float = 1e-6
+    learning_rate: Positive = 1e-6
     """First AdamW learning rate."""
     lr_schedule: Literal["linear", "constant"] = "constant"
     """linear decays the learning rate to 0 at total_rollouts."""
-    warmup_iterations: int = 0
+    warmup_iterations: Whole = 0
     """Iterations over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.0
+    weight_decay: NonNegative = 0.0
     """AdamW's decoupled weight decay."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Joint gradient norm above which gradients are scaled down."""
-    tokens_per_micro_batch: int = 16_384
+    tokens_per_micro_batch: Count = 16_384
     """Most tokens, padding included, scored at once; lower it when memory runs out. Results do not depend on it."""
 
-    temperature: float = 1.0
+    temperature: Positive = 1.0
     """Sampling temperature; the trainer divides its logits by it too."""
-    top_p: float = 1.0
-    """Must be 1 in training: a nucleus would make every ratio wrong."""
-    max_prompt_tokens: int = 1024
+    max_prompt_tokens: Count = 1024
     """Longer prompts are left out, counted and reported."""
-    max_completion_tokens: int = 1024
+    max_completion_tokens: Count = 1024
     """Completions are cut here."""
-    engine: Literal["auto", "hf", "hf-continuous", "vllm"] = "auto"
+    engine: Literal["auto", "hf", "vllm"] = "auto"
     """What generates: vllm where it is installed and there is a GPU, else hf."""
-    vllm_memory: float = 0.3
+    vllm_memory: Annotated[float, Interval(gt=0, le=1)] = 0.3
     """Fraction of the GPU's memory that vLLM may take beside the trainer."""
     vllm_sleep: bool = False
     """Free vLLM's GPU memory during the update."""
     behaviour_log_probs: Literal["engine", "trainer"] = "engine"
     """Whose log-probs of the sampled tokens are stored: the engine's, or the trainer's own before the first update."""
 
-    reward: tuple[str, ...] = ("exact",)
+    reward: Annotated[tuple[str, ...], MinLen(1)] = ("exact",)
     """Reward functions by name, or package.module:function."""
     reward_weights: tuple[float, ...] | None = None
     """Weight of each in the sum; None weighs all 1."""
-    reward_timeout: float = 10.0
+    reward_timeout: Positive = 10.0
     """Seconds after which a verifier process is stopped; its verdict is then missing, not 0."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt: text, or chat messages."""
@@ -136,32 +140,35 @@ class LLMConfig:
     """Attention implementation; auto takes flash attention where it is installed."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
-    lora_rank: int = 0
+    lora_rank: Whole = 0
     """Train low-rank adapters of this rank instead of the weights; 0 trains the weights."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """Scale of the adapters; None is twice the rank."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
-    torch_threads: int = 0
+    torch_threads: Whole = 0
     """Threads of torch; 0 leaves torch's own choice."""
 
-    eval_every: int = 10
+    eval_every: Whole = 10
     """Iterations between greedy evaluations on held-out problems; 0 leaves them out."""
-    eval_problems: int = 500
+    eval_problems: Count = 500
     """Held-out problems evaluated, at most."""
     solved_above: float = 0.0
     """A held-out problem is solved when the reward of its answer is above this: rewards are 1 / 0, or +1 / -1."""
-    eval_samples: int = 4
+    eval_samples: Whole = 4
     """Sampled answers per held-out problem in the evaluation that closes a run; 0 leaves it out."""
-    checkpoint_seconds: float = 60.0
+    checkpoint_seconds: NonNegative = 60.0
     """Longest time between checkpoints of a run with a run directory."""
-    log_completions: int = 8
+    log_completions: Whole = 8
     """Completions written to completions.jsonl each iteration."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        for check in _CHECKS:
-            check(self)
+        check_fields(self, LLMConfig)
+        check_objective(self)
+        check_dual(self)
+        _check_minibatch(self)
+        _check_texts_and_rewards(self)
 
     @property
     def iteration_size(self) -> int:
@@ -178,78 +185,22 @@ class LLMConfig:
         """Completions drawn per new completion in one update."""
         return self.epochs * (self.utd if self.algo == "off-policy" else 1.0)
 
-    @property
-    def objective_hyperparameters(self) -> dict[str, Any]:
-        """Settings of the objective that were given."""
-        return {name: getattr(self, name) for name in HYPERPARAMETERS if getattr(self, name) is not None}
 
-
-def _top_p_is_one(config: LLMConfig) -> None:
-    if config.top_p != 1.0:
-        raise ConfigError("top_p", config.top_p, "1 in training: a nucleus would make every ratio wrong")
-
-
-def _minibatch_fits(config: LLMConfig) -> None:
+def _check_minibatch(config: LLMConfig) -> None:
     if config.minibatch_size > config.iteration_size:
         size = f"{config.prompts_per_iteration} * {config.group_size} = {config.iteration_size}"
-        raise ConfigError(
-            "minibatch_size", config.minibatch_size, f"at most prompts_per_iteration * group_size = {size}"
-        )
+        allowed = f"at most prompts_per_iteration * group_size = {size}"
+        raise ConfigError("minibatch_size", config.minibatch_size, allowed)
 
 
-def _rewards(config: LLMConfig) -> None:
-    if not config.reward:
-        raise ConfigError("reward", config.reward, "one reward function or more")
+def _check_texts_and_rewards(config: LLMConfig) -> None:
     if config.reward_weights is not None and len(config.reward_weights) != len(config.reward):
         raise ConfigError("reward_weights", config.reward_weights, f"one weight for each of reward={config.reward}")
-
-
-def _overlong_fits(config: LLMConfig) -> None:
     if config.overlong_tokens >= config.max_completion_tokens:
         allowed = f"below max_completion_tokens={config.max_completion_tokens}"
         raise ConfigError("overlong_tokens", config.overlong_tokens, allowed)
-
-
-def _template(config: LLMConfig) -> None:
     if config.prompt_template is not None and "{prompt}" not in config.prompt_template:
         raise ConfigError("prompt_template", config.prompt_template, "a text with {prompt} in it, or None")
-
-
-_CHECKS = (
-    choice("algo", "on-policy", "off-policy"),
-    choice("objective", "r2vpo", "ppo_clip", "clip_higher", "gppo", "topr", "spo", "cispo", "gspo", "none"),
-    choice("dual", "fixed", "paper", "adaptive"),
-    choice("level", None, "token", "sequence"),
-    choice("advantage_scale", "group", "none"),
-    choice("loss_aggregation", "token-mean", "seq-mean"),
-    choice("keep", "all", "informative"),
-    choice("lr_schedule", "linear", "constant"),
-    choice("engine", "auto", "hf", "hf-continuous", "vllm"),
-    choice("behaviour_log_probs", "engine", "trainer"),
-    choice("dtype", "auto", "float32", "bfloat16", "float16"),
-    choice("mixed_precision", "auto", "no", "bf16"),
-    choice("attention", "auto", "sdpa", "eager", "flash_attention_2"),
-    *(whole(n, 1) for n in ("total_rollouts", "prompts_per_iteration", "minibatch_size", "epochs")),
-    *(whole(n, 1) for n in ("buffer_iterations", "max_sampling_rounds", "tokens_per_micro_batch")),
-    *(whole(n, 1) for n in ("max_prompt_tokens", "max_completion_tokens", "eval_problems")),
-    *(whole(n, 0) for n in ("seed", "overlong_tokens", "warmup_iterations", "lora_rank", "torch_threads")),
-    *(whole(n, 0) for n in ("eval_every", "eval_samples", "log_completions")),
-    whole("group_size", 2),
-    *(boolean(n) for n in ("dynamic_sampling", "vllm_sleep", "gradient_checkpointing", "trust_remote_code")),
-    real("lam", 0.0),
-    real("solved_above", -math.inf),
-    *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    real("lora_alpha", 0.0, open_low=True, optional=True),
-    *(real(n, 0.0, open_low=True) for n in ("utd", "learning_rate", "max_grad_norm", "temperature", "reward_timeout")),
-    real("vllm_memory", 0.0, 1.0, open_low=True),
-    *(real(n, 0.0) for n in ("weight_decay", "checkpoint_seconds")),
-    _top_p_is_one,
-    _minibatch_fits,
-    delta_where_needed,
-    _rewards,
-    _overlong_fits,
-    _template,
-)
 
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -323,5 +274,6 @@ def resolve_config(settings: dict[str, Any]) -> LLMConfig:
     Raises:
         ConfigError: A name that is not a setting, or a value outside its range.
     """
+    settings = upgraded(settings)
     check_names(LLMConfig, settings)
     return LLMConfig(**{**preset(settings), **settings})

@@ -14,11 +14,12 @@ Three rules, chosen by name:
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 from r2vpo.errors import ConfigError
 
-DUAL_RULES = ("fixed", "paper", "adaptive")
+DualRule = Literal["fixed", "paper", "adaptive"]
+DUAL_RULES: tuple[str, ...] = get_args(DualRule)
 DEFAULT_ETA = {"fixed": 0.0, "paper": 1e-3, "adaptive": 0.03}
 """Dual step size of each rule; the paper's is its own, the adaptive one is ours."""
 

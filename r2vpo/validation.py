@@ -1,19 +1,42 @@
-"""Checks that a configuration runs over its fields before any work starts."""
+"""Settings checked against their own annotations before any work starts. Needs no torch."""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Interval, Le, MinLen
 
 from r2vpo.errors import ConfigError
 
-Check = Callable[[Any], None]
-"""Takes a configuration; raises ConfigError."""
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Interval(ge=0, le=1)]
+
+ObjectiveKwargs = dict[str, float | str]
+"""Hyperparameters of an objective by name, such as ``{"eps": 0.1}``."""
+
+_FORMER_NAMES = ("eps", "eps_low", "eps_high", "cap", "level")
+"""Settings of their own in earlier versions, in the place of ``objective_kwargs``."""
 
 
-def check_names(kind: type, settings: dict[str, Any]) -> None:
+def check_fields(settings: Any, kind: type) -> None:
+    """Raise ConfigError for the first field that ``kind`` itself declares whose value its annotation does not allow."""
+    for name, hint in _annotations(kind).items():
+        value = getattr(settings, name)
+        problem = _problem(value, hint)
+        if problem is not None:
+            raise ConfigError(name, value, problem)
+
+
+def check_names(kind: type, settings: Mapping[str, Any]) -> None:
     """Raise ConfigError for a name that is not a field of the dataclass ``kind``."""
     known = [f.name for f in fields(kind)]
     for name, value in settings.items():
@@ -21,63 +44,95 @@ def check_names(kind: type, settings: dict[str, Any]) -> None:
             raise ConfigError(name, value, f"left out; the settings are {', '.join(known)}")
 
 
-def whole(name: str, lowest: int) -> Check:
-    """The field is a whole number of at least ``lowest``."""
+def check_objective(settings: Any) -> None:
+    """Raise ConfigError for an ``objective`` that does not exist, or that does not take its ``objective_kwargs``."""
+    # The default needs no look, so that --help need not wait for torch.
+    if settings.objective != "r2vpo" or settings.objective_kwargs:
+        from r2vpo.objectives import make_objective
 
-    def check(config: Any) -> None:
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-            raise ConfigError(name, value, f"a whole number of at least {lowest}")
-
-    return check
+        make_objective(settings.objective, **settings.objective_kwargs)
 
 
-def real(
-    name: str, lowest: float, highest: float = math.inf, *, open_low: bool = False, optional: bool = False
-) -> Check:
-    """The field is a finite number between the bounds; ``open_low`` leaves out the lower one."""
+def check_dual(settings: Any, delta_is_given: bool = True) -> None:
+    """Raise ConfigError where the dual rule lacks what it needs to move lambda.
 
-    def check(config: Any) -> None:
-        value = getattr(config, name)
-        if value is None and optional:
-            return
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or value < lowest or value > highest or (open_low and value == lowest):
-            bound = f"above {lowest:g}" if open_low else f"of at least {lowest:g}"
-            upper = f" and at most {highest:g}" if highest < math.inf else ""
-            raise ConfigError(name, value, f"a finite number {bound}{upper}" + (", or None" if optional else ""))
-
-    return check
+    Args:
+        settings: With ``dual``, ``lam`` and ``delta``.
+        delta_is_given: Whether ``delta`` has to be there for a rule that moves; else it follows from something else.
+    """
+    if delta_is_given and settings.dual != "fixed" and settings.delta is None:
+        raise ConfigError("delta", None, f"a finite number above 0 for dual={settings.dual!r}")
+    if settings.dual == "adaptive" and settings.lam == 0:
+        raise ConfigError("lam", settings.lam, "above 0 for dual='adaptive', which multiplies it")
 
 
-def choice(name: str, *options: Any) -> Check:
-    """The field is one of the options."""
-
-    def check(config: Any) -> None:
-        if getattr(config, name) not in options:
-            raise ConfigError(name, getattr(config, name), f"one of {', '.join(map(str, options))}")
-
-    return check
-
-
-def boolean(name: str) -> Check:
-    """The field is True or False."""
-
-    def check(config: Any) -> None:
-        if not isinstance(getattr(config, name), bool):
-            raise ConfigError(name, getattr(config, name), "True or False")
-
-    return check
+def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings under today's names and as Python's values, from JSON, YAML or an earlier version."""
+    settings = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    moved = {name: settings[name] for name in _FORMER_NAMES if settings.get(name) is not None}
+    today = {name: value for name, value in settings.items() if name not in _FORMER_NAMES}
+    if today.get("top_p") == 1.0:  # was a setting with one legal value
+        del today["top_p"]
+    if moved:
+        today["objective_kwargs"] = {**moved, **today.get("objective_kwargs", {})}
+    return today
 
 
-def delta_where_needed(config: Any) -> None:
-    """A dual rule that moves lambda has a delta, and the adaptive one a first lambda above 0."""
-    if config.dual != "fixed" and config.delta is None:
-        raise ConfigError("delta", None, f"a finite number above 0 for dual={config.dual!r}")
-    lam_can_move(config)
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    return inspect.get_annotations(kind, eval_str=True)
 
 
-def lam_can_move(config: Any) -> None:
-    """The adaptive dual rule, which multiplies lambda, starts above 0."""
-    if config.dual == "adaptive" and config.lam == 0:
-        raise ConfigError("lam", config.lam, "above 0 for dual='adaptive'")
+def _problem(value: Any, hint: Any) -> str | None:
+    """What ``hint`` allows, in words, where that leaves ``value`` out; None where it does not."""
+    bounds: tuple[Any, ...] = ()
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        bounds = tuple(marks)
+    options = get_args(hint)
+    if get_origin(hint) in (Union, UnionType):
+        problems = [_problem(value, option) for option in options if option is not NoneType]
+        if None in problems or (value is None and NoneType in options):
+            return None
+        return " or ".join(map(str, problems)) + (", or None" if NoneType in options else "")
+    if get_origin(hint) is Literal:
+        return None if value in options else f"one of {', '.join(map(str, options))}"
+    if get_origin(hint) is tuple:
+        return _sequence_problem(value, options[0], bounds)
+    if hint is bool:
+        return None if isinstance(value, bool) else "True or False"
+    if hint is str:
+        return None if isinstance(value, str) else "a text"
+    if get_origin(hint) is dict:
+        named = isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+        return None if named else "a mapping from names to values"
+    return _number_problem(value, hint, bounds) if hint in (int, float) else None
+
+
+def _sequence_problem(value: Any, element: Any, bounds: tuple[Any, ...]) -> str | None:
+    least = max((mark.min_length for mark in bounds if isinstance(mark, MinLen)), default=0)
+    if isinstance(value, list | tuple) and len(value) >= least and all(_problem(x, element) is None for x in value):
+        return None
+    # NaN is no number that any annotation here allows, and no text either: it brings out the words.
+    words = _problem(math.nan, element)
+    return f"a {'non-empty ' if least else ''}sequence, each entry {words}"
+
+
+def _number_problem(value: Any, kind: type, bounds: Sequence[Any]) -> str | None:
+    lows: list[tuple[float, str, bool]] = []
+    high = math.inf
+    for mark in bounds:
+        for bound in mark if isinstance(mark, Interval) else (mark,):
+            if isinstance(bound, Ge):
+                lows.append((bound.ge, "of at least", False))  # type: ignore[arg-type]
+            elif isinstance(bound, Gt):
+                lows.append((bound.gt, "above", True))  # type: ignore[arg-type]
+            elif isinstance(bound, Le):
+                high = bound.le  # type: ignore[assignment]
+    number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and value <= high
+    if inside and all(value > low if is_open else value >= low for low, _, is_open in lows):
+        return None
+    words = "a whole number" if kind is int else "a finite number"
+    words += "".join(f" {text} {low:g}" for low, text, _ in lows)
+    return words + (f" and at most {high:g}" if high < math.inf else "")

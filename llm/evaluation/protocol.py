@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.engines.base import Sampling
-from r2vpo.validation import boolean, real, whole
+from r2vpo.validation import Count, Positive, Whole, check_fields
 
 
 @dataclass(frozen=True)
@@ -18,19 +17,19 @@ class EvaluationProtocol:
         ConfigError: A value outside its range.
     """
 
-    samples: int = 16
+    samples: Whole = 16
     """Sampled answers to each problem; 0 leaves them out."""
     k: tuple[int, ...] = (1, 8)
     """pass@k for these; each at most ``samples``."""
-    temperature: float = 0.6
+    temperature: Positive = 0.6
     """Of the sampled answers."""
     top_p: float = 0.95
     """Nucleus of the sampled answers."""
-    max_tokens: int = 1024
+    max_tokens: Count = 1024
     """Completions are cut here."""
     greedy: bool = True
     """Also one answer at temperature 0."""
-    seed: int = 0
+    seed: Whole = 0
     """An answer depends on this, its problem's place in the benchmark and its own number alone."""
     solved_above: float = 0.0
     """A problem is solved when its reward is above this: rewards are 1 / 0, or +1 / -1."""
@@ -43,8 +42,8 @@ class EvaluationProtocol:
 
     def __post_init__(self) -> None:
         """Check every field."""
-        for check in _CHECKS:
-            check(self)
+        check_fields(self, EvaluationProtocol)
+        _check_k(self)
         Sampling(self.max_tokens, self.temperature, self.top_p)
 
     @property
@@ -53,20 +52,9 @@ class EvaluationProtocol:
         return self.samples + self.greedy
 
 
-def _k_fits(protocol: EvaluationProtocol) -> None:
+def _check_k(protocol: EvaluationProtocol) -> None:
     for k in protocol.k if protocol.samples else ():
         if not isinstance(k, int) or not 1 <= k <= protocol.samples:
             raise ConfigError("k", k, f"a whole number from 1 to samples={protocol.samples}")
     if not protocol.answers:
         raise ConfigError("samples", protocol.samples, "at least 1 when greedy answers are left out")
-
-
-_CHECKS = (
-    whole("samples", 0),
-    whole("max_tokens", 1),
-    whole("seed", 0),
-    boolean("greedy"),
-    real("temperature", 0.0, open_low=True),
-    real("solved_above", -math.inf),
-    _k_fits,
-)

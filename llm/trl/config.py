@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from r2vpo.dual import DUAL_RULES
+from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError, require_host
-from r2vpo.llm.config import HYPERPARAMETERS
-from r2vpo.objectives import OBJECTIVES, make_objective
-from r2vpo.validation import choice, delta_where_needed, real, whole
+from r2vpo.objectives import OBJECTIVES
+from r2vpo.validation import Count, NonNegative, Positive, check_dual, check_fields, check_objective
 
 SUPPORTED = ">=1.16,<1.17"
 require_host("trl", SUPPORTED, "trl")
@@ -21,9 +21,12 @@ _RATIO = "no shaping of the sampling distribution, which the trainer's log-probs
 _ONLY: dict[str, tuple[tuple[Any, ...], str]] = {
     "beta": ((0.0,), "0: the objective has no KL term to a reference model"),
     "loss_type": (("dapo",), "'dapo', the mean over all tokens; objective chooses the loss"),
-    "importance_sampling_level": (("token",), "'token'; objective='gspo' and level='sequence' have sequence ratios"),
-    "epsilon": ((0.2,), "left out; the clip ranges of the baselines are eps, eps_low and eps_high"),
-    "epsilon_high": ((None,), "left out; the clip ranges of the baselines are eps, eps_low and eps_high"),
+    "importance_sampling_level": (
+        ("token",),
+        "'token'; gspo, and topr with level='sequence', have sequence ratios",
+    ),
+    "epsilon": ((0.2,), "left out; the clip ranges of the baselines go into objective_kwargs"),
+    "epsilon_high": ((None,), "left out; the clip ranges of the baselines go into objective_kwargs"),
     "vllm_importance_sampling_correction": ((False,), "False: the ratio is taken against the sampling policy itself"),
     "off_policy_mask_threshold": ((None,), "None: the penalty bounds the ratio, no sequence is masked"),
     "top_entropy_quantile": ((1.0,), "1: every token counts"),
@@ -46,6 +49,7 @@ _SHAPING = (
 """Keys of ``generation_kwargs`` that change what is sampled without the trainer's log-probs knowing."""
 
 
+# ruff: noqa: RUF009  (it is dataclasses.field)
 def _setting(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
@@ -61,19 +65,22 @@ class R2VPOConfig(GRPOConfig):
         ConfigError: A value outside its range, or a setting of TRL's that contradicts the objective.
     """
 
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "objective_kwargs"]
+
     objective: str = _setting("r2vpo", "Surrogate objective: " + ", ".join(OBJECTIVES) + ".")
-    dual: str = _setting("fixed", "How lambda moves: fixed, the paper's gradient step, or a relative (adaptive) step.")
-    lam: float = _setting(0.04, "First lambda. Larger holds the policy closer to the data.")
-    delta: float | None = _setting(None, "Target of E[(rho-1)^2]; unused when dual is fixed.")
-    eta: float | None = _setting(None, "Dual step size; None takes the rule's own.")
-    eps: float | None = _setting(None, "Clip range of ppo_clip, penalty width of spo.")
-    eps_low: float | None = _setting(None, "Lower clip range of clip_higher, gppo and gspo.")
-    eps_high: float | None = _setting(None, "Upper clip range of clip_higher, gppo and gspo.")
-    cap: float | None = _setting(None, "Largest ratio weight of cispo.")
-    level: str | None = _setting(None, "Ratio of topr: of a token or of the whole sequence.")
-    buffer_iterations: int = _setting(4, "Generation batches kept for replay; 1 is on-policy.")
+    dual: DualRule = _setting(
+        "fixed", "How lambda moves: fixed, the paper's gradient step, or a relative (adaptive) step."
+    )
+    lam: NonNegative = _setting(0.04, "First lambda. Larger holds the policy closer to the data.")
+    delta: Positive | None = _setting(None, "Target of E[(rho-1)^2]; unused when dual is fixed.")
+    eta: Positive | None = _setting(None, "Dual step size; None takes the rule's own.")
+    objective_kwargs: dict[str, Any] | str = field(
+        default_factory=dict,
+        metadata={"help": 'Hyperparameters of the objective, such as {"eps": 0.1} for ppo_clip.'},
+    )
+    buffer_iterations: Count = _setting(4, "Generation batches kept for replay; 1 is on-policy.")
     utd: int = _setting(2, "Update-to-data ratio: completions trained on per new completion.")
-    behaviour_log_probs: str = _setting(
+    behaviour_log_probs: Literal["engine", "trainer"] = _setting(
         "engine",
         "Whose log-probs of the sampled tokens are stored: engine takes those of vLLM or of a rollout_func where it "
         "returns them, and else, as trainer always, the trainer's own before the first update.",
@@ -88,11 +95,6 @@ class R2VPOConfig(GRPOConfig):
         self.num_iterations = int(self.utd)
 
     @property
-    def objective_hyperparameters(self) -> dict[str, Any]:
-        """Settings of the objective that were given."""
-        return {name: getattr(self, name) for name in HYPERPARAMETERS if getattr(self, name) is not None}
-
-    @property
     def draws_per_generation(self) -> int:
         """Micro-batches that each process trains on per generation batch."""
         return int(self.utd) * int(self.steps_per_generation)
@@ -100,7 +102,12 @@ class R2VPOConfig(GRPOConfig):
 
 def check_config(config: R2VPOConfig) -> None:
     """Raise ConfigError for the first setting with a value that is not allowed."""
-    for check in _CHECKS:
+    check_fields(config, R2VPOConfig)
+    if not 0 < config.temperature < math.inf:
+        raise ConfigError("temperature", config.temperature, "a finite number above 0")
+    check_objective(config)
+    check_dual(config)
+    for check in (_only, _sampling, _utd, _whole_windows):
         check(config)
 
 
@@ -129,25 +136,3 @@ def _whole_windows(config: R2VPOConfig) -> None:
     if config.draws_per_generation % config.gradient_accumulation_steps:
         product = f"utd * steps_per_generation = {config.draws_per_generation}"
         raise ConfigError("gradient_accumulation_steps", config.gradient_accumulation_steps, f"a divisor of {product}")
-
-
-def _objective(config: R2VPOConfig) -> None:
-    make_objective(config.objective, **config.objective_hyperparameters)
-
-
-_CHECKS = (
-    choice("objective", *OBJECTIVES),
-    choice("dual", *DUAL_RULES),
-    choice("level", None, "token", "sequence"),
-    choice("behaviour_log_probs", "engine", "trainer"),
-    real("lam", 0.0),
-    *(real(n, 0.0, open_low=True, optional=True) for n in ("delta", "eta", "eps", "eps_low", "eps_high", "cap")),
-    real("temperature", 0.0, open_low=True),
-    whole("buffer_iterations", 1),
-    delta_where_needed,
-    _objective,
-    _only,
-    _sampling,
-    _utd,
-    _whole_windows,
-)

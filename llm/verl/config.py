@@ -12,7 +12,7 @@ from verl.workers.config import PolicyLossConfig
 
 from r2vpo.dual import DualController
 from r2vpo.errors import ConfigError
-from r2vpo.validation import real
+from r2vpo.validation import NonNegative, Positive, check_fields
 
 CONFIG_CLASS = "r2vpo.llm.verl.R2VPOPolicyLossConfig"
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
@@ -33,11 +33,11 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
     _mutable_fields: ClassVar[set[str]] = PolicyLossConfig._mutable_fields | {"lam"}
 
     loss_mode: str = "r2vpo"
-    lam: float = 0.04
+    lam: NonNegative = 0.04
     """Lambda, or its first value: the weight of (rho-1)^2, at least 0."""
-    delta: float | None = None
+    delta: Positive | None = None
     """Target of E[(rho-1)^2], above 0; none with a fixed lambda."""
-    eta: float | None = None
+    eta: Positive | None = None
     """Dual step size, above 0; none takes the rule's own default."""
     dual: str | None = None
     """``fixed``, ``paper`` (Eq. 12) or ``adaptive``; none is ``fixed`` without a delta and ``paper`` with one."""
@@ -45,8 +45,7 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
     def __post_init__(self) -> None:
         if self.loss_mode != "r2vpo":
             raise ConfigError(f"{POLICY_LOSS}.loss_mode", self.loss_mode, f"'r2vpo' with _target_={CONFIG_CLASS}")
-        for name, open_low in (("lam", False), ("delta", True), ("eta", True)):
-            real(name, 0.0, open_low=open_low, optional=name != "lam")(self)
+        check_fields(self, R2VPOPolicyLossConfig)
         self.make_dual()
         _check_correction(self.rollout_correction)
 

@@ -48,7 +48,8 @@ SMALL = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, 
         ("seed", -1),
         ("utd", 0),
         ("buffer_iterations", 0),
-        ("eps", -0.2),
+        ("num_envs", True),
+        ("overlap", 1),
         ("action_bounds", "wrap"),
     ],
 )
@@ -75,9 +76,19 @@ def test_unknown_setting_lists_the_known_ones():
         R2VPO(IdentityEnv, n_steps=64)
 
 
-def test_hyperparameter_of_another_objective():
+def test_hyperparameters_are_checked_with_their_objective():
     with pytest.raises(ConfigError, match="cap=3"):
-        R2VPO(IdentityEnv, objective="spo", cap=3)
+        R2VPO(IdentityEnv, objective="spo", objective_kwargs={"cap": 3})
+    with pytest.raises(ConfigError, match=r"eps=-0\.2"):
+        ControlConfig(objective="ppo_clip", objective_kwargs={"eps": -0.2})
+    with pytest.raises(ConfigError, match=r"objective_kwargs=0\.2 .* a mapping"):
+        ControlConfig(objective_kwargs=0.2)
+
+
+def test_hyperparameters_are_taken_under_their_former_names():
+    model = R2VPO(IdentityEnv, objective="ppo_clip", eps=0.3, **SMALL)
+    assert model.config.objective_kwargs == {"eps": 0.3}
+    assert model.learner.updater.objective.hyperparameters == {"eps": 0.3}
 
 
 def test_unknown_environment_suggests_a_name():

@@ -6,7 +6,7 @@ import pytest
 
 from r2vpo.cli import main
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.presets import FAST, OFF_POLICY, ON_POLICY, resolve_config
+from r2vpo.control.presets import FAST, ON_POLICY, resolve_config
 from r2vpo.errors import ConfigError
 
 
@@ -15,7 +15,8 @@ def chosen(**settings):
 
 
 def test_algorithms_have_presets_of_their_own():
-    for settings, expected in (({}, OFF_POLICY), ({"algo": "on-policy"}, ON_POLICY), ({"preset": "fast"}, FAST)):
+    assert chosen() == ControlConfig(env="Hopper-v5")
+    for settings, expected in (({"algo": "on-policy"}, ON_POLICY), ({"preset": "fast"}, FAST)):
         config = chosen(**settings)
         assert {name: getattr(config, name) for name in expected} == expected
 

@@ -1,64 +1,192 @@
-"""The resumable list of runs behind every comparison."""
+"""The list of runs behind every study: nothing is lost, doubled or done twice, and Ctrl-C lets each run save."""
 
-from dataclasses import dataclass
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
 
 import pytest
 
-from r2vpo.runs.study import Cell, read_results, run_cells
+from r2vpo.errors import R2VPOError, RunDirectoryError
+from r2vpo.runs.directory import take_lock
+from r2vpo.runs.study import finished_lines, makespan, raise_failures, read_results, run_jobs, units_done
+from r2vpo.runs.workers import Job
 
 WORKER = """
-import json, sys
-job = json.loads(sys.argv[1])
-print(json.dumps({"step": 5}), flush=True)
-print("a library greets on standard output")
-if job["seed"] == 1:
-    sys.exit("the disk is full")
-print(json.dumps({"result": job}), flush=True)
+import os, sys, time
+from pathlib import Path
+from r2vpo.errors import R2VPOError
+from r2vpo.runs.workers import say, serve
+
+def job_of(**fields):
+    return fields
+
+def run(job, folder):
+    say(5, "training", {"return": 1.0})
+    print("a library greets on standard output")
+    if job["how"] == "fail":
+        raise R2VPOError("the disk is full")
+    try:
+        while job["how"] == "wait":
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        Path(folder, f"saved{job['seed']}").touch()
+        raise
+    return {"seed": job["seed"], "threads": os.environ["OMP_NUM_THREADS"]}
+
+sys.exit(serve(job_of, run))
+"""
+LIST = """
+import sys
+from pathlib import Path
+from test_jobs import jobs
+from r2vpo.runs.study import run_jobs
+try:
+    run_jobs(jobs(), Path(sys.argv[1]), 2)
+except KeyboardInterrupt:
+    sys.exit(130)
 """
 
 
 @dataclass(frozen=True)
-class Job:
+class Cell(Job):
+    worker = "study_worker"
+
     seed: int
+    how: str = field(default="end", compare=False)
+    size = 10
+    folder = property(lambda self: f"seed{self.seed}")
+    title = property(lambda self: f"seed {self.seed}")
+    key = property(lambda self: self.seed)
+
+    @classmethod
+    def of_line(cls, line):
+        return cls(line["seed"])
 
 
 @pytest.fixture
-def worker(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     (tmp_path / "study_worker.py").write_text(WORKER)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    return tmp_path / "study_worker.py"
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    return tmp_path / "out"
 
 
-def run(tmp_path):
-    cells = [Cell(Job(seed), seed, 10, f"seed {seed}") for seed in range(3)]
-    results = tmp_path / "runs.jsonl"
-    failures = run_cells(cells, results, lambda line: line["seed"], "study_worker", tmp_path, 2, "steps", quiet=True)
-    return failures, [line["seed"] for line in read_results(results)]
+def cells(**how):
+    return [Cell(seed, how.get(f"seed{seed}", "end")) for seed in range(3)]
 
 
-def test_failed_run_is_reported_and_the_others_are_kept(tmp_path, worker):
-    failures, seeds = run(tmp_path)
-    assert len(failures) == 1
-    assert failures[0].startswith("seed 1")
-    assert "the disk is full" in failures[0]
-    assert set(seeds) == {0, 2}
+def seeds_of(folder):
+    return [line["seed"] for line in read_results(folder / "runs.jsonl")]
 
 
-def test_second_call_runs_only_what_is_missing(tmp_path, worker):
-    run(tmp_path)
-    worker.write_text(worker.read_text().replace('sys.exit("the disk is full")', "pass"))
-    failures, seeds = run(tmp_path)
-    assert failures == []
-    assert sorted(seeds) == [0, 1, 2]
-    worker.write_text("raise SystemExit('nothing was to be run')")
-    assert run(tmp_path) == ([], seeds)
+def test_failed_run_is_reported_the_others_are_kept_and_only_it_is_run_again(folder, monkeypatch):
+    failures = run_jobs(cells(seed1="fail"), folder, 2, quiet=True)
+    assert failures == ["seed 1: the disk is full"]
+    assert set(seeds_of(folder)) == {0, 2}
+    assert run_jobs(cells(), folder, 2, quiet=True) == []
+    assert seeds_of(folder)[2:] == [1]
+    assert list(finished_lines(cells(), folder)) == [0, 1, 2]
+    assert {line["threads"] for line in read_results(folder / "runs.jsonl")} == {"1"}
+    monkeypatch.setattr("r2vpo.runs.workers.Workers._start", lambda *_: pytest.fail("nothing was to be run"))
+    assert run_jobs(cells(), folder, 2, quiet=True) == []
 
 
-def test_line_cut_short_by_a_kill_is_run_again(tmp_path, worker):
-    worker.write_text(WORKER.replace('sys.exit("the disk is full")', "pass"))
-    _, seeds = run(tmp_path)
-    text = (tmp_path / "runs.jsonl").read_text()
-    (tmp_path / "runs.jsonl").write_text(text[:-4])
-    assert len(read_results(tmp_path / "runs.jsonl")) == 2
-    _, seeds = run(tmp_path)
-    assert sorted(seeds) == [0, 1, 2]
+def test_line_cut_short_by_a_kill_is_run_again(folder):
+    run_jobs(cells(), folder, 2, quiet=True)
+    results = folder / "runs.jsonl"
+    results.write_text(results.read_text()[:-4])
+    assert len(read_results(results)) == 2
+    run_jobs(cells(), folder, 2, quiet=True)
+    assert sorted(seeds_of(folder)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_save_at_an_interrupt_and_end_with_a_killed_parent(folder, tmp_path, number):
+    (tmp_path / "test_jobs.py").write_text(
+        "from types import SimpleNamespace\n"
+        "from dataclasses import dataclass\n"
+        "@dataclass(frozen=True)\n"
+        "class Cell:\n"
+        "    seed: int\n"
+        "    how: str = 'wait'\n"
+        "    worker = 'study_worker'; unit = 'steps'; size = 10\n"
+        "    key = folder = title = property(lambda self: f'seed{self.seed}')\n"
+        "    of_line = classmethod(lambda cls, line: cls(line['seed']))\n"
+        "def jobs():\n"
+        "    return [Cell(0), Cell(1), Cell(2)]\n"
+    )
+    (tmp_path / "list.py").write_text(LIST)
+    errors = (tmp_path / "stderr").open("w")
+    process = subprocess.Popen([sys.executable, str(tmp_path / "list.py"), str(folder)], stderr=errors)
+    wait_until(lambda: (tmp_path / "stderr").read_text().count("50 %"), process)
+    workers = [int(line) for line in children(process.pid)]
+    assert len(workers) == 2
+    os.kill(process.pid, number)
+    assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    wait_until(lambda: not any(map(is_alive, workers)))
+    saved = sorted(path.name for path in (folder / "runs").glob("saved*"))
+    assert saved == (["saved0", "saved1"] if number == signal.SIGINT else [])
+    assert seeds_of(folder) == []
+
+
+def children(pid):
+    return subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
+
+
+def is_alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_until(condition, process=None):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (process is None or process.poll() is None):
+        if condition():
+            return
+        time.sleep(0.05)
+    pytest.fail("ended too early or too slow")
+
+
+def test_lock_is_one_process_and_goes_with_it(tmp_path):
+    with take_lock(tmp_path / "out", "out"):
+        with pytest.raises(RunDirectoryError, match=r"out=.*in use by another process"):
+            take_lock(tmp_path / "out", "out")
+    code = "import sys; from pathlib import Path; from r2vpo.runs.directory import take_lock\n"
+    code += "lock = take_lock(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(tmp_path / "out")]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(RunDirectoryError, match="in use by another process"):
+        take_lock(tmp_path / "out")
+    process.kill()
+    process.communicate()
+    take_lock(tmp_path / "out").lock.release()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match=r"run_dir=.*cannot be written"):
+        take_lock(tmp_path / "file" / "run")
+
+
+def test_units_of_a_half_done_run_are_those_of_its_last_whole_line(tmp_path):
+    assert units_done(Cell(0), tmp_path) == 0
+    (tmp_path / "seed0").mkdir()
+    lines = "".join(json.dumps({"step": step}) + "\n" for step in (3, 6))
+    (tmp_path / "seed0" / "metrics.jsonl").write_text(lines + '{"step": 9')
+    assert units_done(Cell(0), tmp_path) == 6
+
+
+def test_failures_are_said_with_the_first(capsys):
+    raise_failures([], 2)
+    with pytest.raises(R2VPOError, match="2 of 3 seeds failed; the first: one"):
+        raise_failures(["one", "two"], 3, "seeds")
+    assert capsys.readouterr().err == "two\n"
+
+
+def test_makespan_by_hand():
+    assert makespan([15.0, 40.0, 30.0, 50.0], 2) == 90.0  # 15 + 30 against 40 + 50
