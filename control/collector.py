@@ -167,10 +167,9 @@ class Collector:
         self.reset(seed=0)
         unknown = self.envs.load_state_dict(state["environments"])
         self.observations = self.envs.observations.copy()
-        if self.envs.restores_episodes:
-            self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
-            # States from before episodes were staggered have none that are cut early.
-            self.cut_early = state.get("cut_early", np.zeros_like(self.cut_early))
+        self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
+        # States from before episodes were staggered have none that are cut early.
+        self.cut_early = state.get("cut_early", np.zeros_like(self.cut_early))
         return unknown
 
     @torch.no_grad()

@@ -6,14 +6,13 @@ from typing import Literal, get_args
 
 import gymnasium as gym
 
-from r2vpo.envs.envpool_engine import EnvPoolVectorEnv
 from r2vpo.envs.making import EnvSource
 from r2vpo.envs.native import NativeVectorEnv, NotNative
 from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import ConfigError
 
-Engine = Literal["auto", "native", "gymnasium", "envpool"]
-AnyVectorEnv = NativeVectorEnv | VectorEnv | EnvPoolVectorEnv
+Engine = Literal["auto", "native", "gymnasium"]
+AnyVectorEnv = NativeVectorEnv | VectorEnv
 
 
 def make_vector_env(
@@ -25,22 +24,19 @@ def make_vector_env(
         env: Environment id or factory, or one environment that exists already (N must be 1 then).
         num_envs: N.
         engine: ``"auto"`` takes the native engine where it covers the task, Gymnasium elsewhere. Results and saved
-            states are the same with both. ``"envpool"`` is another simulator, whose environments cannot be saved.
-        threads: For the native engine and EnvPool; see :class:`r2vpo.envs.native.NativeVectorEnv`.
+            states are the same with both.
+        threads: For the native engine; see :class:`r2vpo.envs.native.NativeVectorEnv`.
 
     Returns:
         The environments; their attributes ``engine`` and ``engine_reason`` say which engine it is and why.
 
     Raises:
-        ConfigError: Unknown engine or environment, ``"native"`` or ``"envpool"`` for a task that it does not cover,
-            or ``"envpool"`` where it is not installed.
+        ConfigError: Unknown engine or environment, or ``"native"`` for a task that it does not cover.
     """
     if engine not in get_args(Engine):
         raise ConfigError("engine", engine, f"one of {', '.join(get_args(Engine))}")
     if engine == "gymnasium":
         return _labelled(VectorEnv(env, num_envs), "gymnasium", "it was asked for")
-    if engine == "envpool":
-        return _labelled(EnvPoolVectorEnv(env, num_envs, threads), "envpool", "it was asked for")
     try:
         native = NativeVectorEnv(env, num_envs, threads)
     except NotNative as refusal:

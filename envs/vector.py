@@ -1,18 +1,19 @@
-"""Stepping several environments side by side, with the true final observation of every episode."""
+"""Stepping several environments side by side, with the true final observation of every episode.
+
+:class:`VectorEnv` does it for any task; what it shares with the native engine is below it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.envs.time_limit import staggered_ages, time_limit
-from r2vpo.errors import ConfigError
+from r2vpo.errors import ConfigError, EnvironmentFailure
 
 
 @dataclass
@@ -44,9 +45,6 @@ class VectorEnv:
     Raises:
         ConfigError: Unknown id, or spaces that are not Boxes.
     """
-
-    restores_episodes: ClassVar[bool] = True
-    """Whether episodes under way go on where a saved state left them."""
 
     def __init__(self, env: EnvSource | gym.Env, num_envs: int) -> None:
         if isinstance(env, gym.Env):
@@ -104,11 +102,9 @@ class VectorEnv:
                 finals[i] = np.asarray(observation)
                 observation = self._call(i, "reset")[0]
             self.observations[i] = observation
-        require_finite(self.name, self.num_envs, "reward", rewards)
-        require_finite(self.name, self.num_envs, "observation", self.observations)
-        for i, final in finals.items():
-            require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
-        return VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)
+        step = VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)
+        require_finite_step(self.name, step)
+        return step
 
     def state_dict(self) -> dict[str, Any]:
         """State of every environment (see :func:`r2vpo.envs.state.capture_state`)."""
@@ -139,3 +135,58 @@ class VectorEnv:
             return getattr(self.envs[index], method)(*args, **kwargs)
         except Exception as error:
             raise raised_in(self.name, index, self.num_envs, method, error) from error
+
+
+def raised_in(name: str, index: int, num_envs: int, method: str, error: Exception) -> EnvironmentFailure:
+    """The failure to raise when one of N environments raised an error of its own."""
+    return EnvironmentFailure(f"environment {index} of {num_envs} ({name}) raised in {method}: {error!r}")
+
+
+def require_finite(name: str, num_envs: int, what: str, values: np.ndarray, first: int = 0) -> None:
+    """Raise EnvironmentFailure, naming the first environment at fault, unless every value is finite.
+
+    Args:
+        name: Of the task.
+        num_envs: N.
+        what: Name of the values in the message.
+        values: ``[n, ...]``, a row for each environment from ``first`` on.
+        first: Index of the environment of the first row.
+    """
+    faulty = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(faulty):
+        where = f"environment {first + faulty[0]} of {num_envs} ({name})"
+        raise EnvironmentFailure(f"{where} returned a {what} that is not finite: {values[faulty[0]]}")
+
+
+def require_finite_step(name: str, step: VectorStep) -> None:
+    """:func:`require_finite` of all that a step returned."""
+    num_envs = len(step.rewards)
+    require_finite(name, num_envs, "reward", step.rewards)
+    require_finite(name, num_envs, "observation", step.observations)
+    for i, final in step.final_observations.items():
+        require_finite(name, num_envs, "final observation", final[None], first=i)
+
+
+def saved_environments(state: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """The states of the single environments in one that either engine saved.
+
+    Raises:
+        ValueError: There are not ``num_envs`` of them.
+    """
+    if len(state["envs"]) != num_envs:
+        raise ValueError(f"{len(state['envs'])} environments were saved, there are {num_envs}")
+    return list(state["envs"])
+
+
+def time_limit(env: gym.Env) -> gym.wrappers.TimeLimit | None:
+    """The wrapper that counts the steps of the episode; None where there is none."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, gym.wrappers.TimeLimit):
+            return env
+        env = env.env
+    return None
+
+
+def staggered_ages(num_envs: int, limit: int) -> list[int]:
+    """Ages in steps, equally spaced over an episode; the first is 0."""
+    return [i * limit // num_envs for i in range(num_envs)]

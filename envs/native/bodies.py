@@ -11,9 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.envs.checks import all_finite
-from r2vpo.envs.native.simulations import Simulations
-from r2vpo.envs.native.task import Outcome, Task, clipped, finite_rows, flat, inside, never, squared_sums
+from r2vpo.envs.native.simulations import (
+    Outcome,
+    Simulations,
+    Task,
+    all_finite,
+    clipped,
+    finite_rows,
+    flat,
+    inside,
+    never,
+    squared_sums,
+)
 
 
 class Ant(Task):

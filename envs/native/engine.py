@@ -8,19 +8,25 @@ Gymnasium draws, and a state saved by either engine loads in the other.
 from __future__ import annotations
 
 import itertools
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
-from r2vpo.envs.checks import raised_in, require_finite, saved_environments
 from r2vpo.envs.making import make_env
-from r2vpo.envs.native.simulations import Simulations, default_threads
+from r2vpo.envs.native.simulations import Simulations, all_finite, default_threads
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.envs.time_limit import EpisodeClock, staggered_ages, time_limit
-from r2vpo.envs.vector import VectorStep
+from r2vpo.envs.vector import (
+    VectorStep,
+    raised_in,
+    require_finite,
+    require_finite_step,
+    saved_environments,
+    staggered_ages,
+    time_limit,
+)
 from r2vpo.errors import ConfigError, EnvironmentFailure
 
 
@@ -39,9 +45,6 @@ class NativeVectorEnv:
         NotNative: Another id, or one that is registered differently (a ConfigError).
         ConfigError: ``num_envs`` or ``threads`` below 1.
     """
-
-    restores_episodes: ClassVar[bool] = True
-    """Whether episodes under way go on where a saved state left them."""
 
     def __init__(self, env_id: str, num_envs: int, threads: int | None = None) -> None:
         reason = reason_against(env_id)
@@ -117,12 +120,11 @@ class NativeVectorEnv:
             for i in itertools.compress(range(self.num_envs), ended):
                 finals[i] = observations[i].copy()
                 observations[i] = self._reset_one(i)
-        require_finite(self.name, self.num_envs, "reward", rewards)
-        require_finite(self.name, self.num_envs, "observation", observations)
-        for i, final in finals.items():
-            require_finite(self.name, self.num_envs, "final observation", final[None], first=i)
+        step = VectorStep(observations.copy(), rewards, terminated, truncated, finals)
+        if not (all_finite(rewards) and all_finite(observations) and all(map(all_finite, finals.values()))):
+            require_finite_step(self.name, step)
         self.observations = observations
-        return VectorStep(observations.copy(), rewards, terminated, truncated, finals)
+        return step
 
     def state_dict(self) -> dict[str, Any]:
         """State of every environment, in the form that ``VectorEnv`` has it."""
@@ -168,3 +170,40 @@ class NativeVectorEnv:
         self._generators[index] = self._base.np_random
         self._episodes.put(index)
         return observation
+
+
+class EpisodeClock:
+    """Counts the steps of N episodes, looking at them one by one only when the limit of one has come.
+
+    Args:
+        count: N.
+        limit: Steps after which an episode is cut.
+    """
+
+    def __init__(self, count: int, limit: int) -> None:
+        self._limit = limit
+        self._now = 0
+        self._begun = np.zeros(count, dtype=np.int64)
+        self._due = limit
+
+    def tick(self) -> np.ndarray:
+        """Count one step in every episode.
+
+        Returns:
+            The episodes that are cut now, bool, ``[N]``: each has to begin anew.
+        """
+        self._now += 1
+        if self._now < self._due:
+            return np.zeros(len(self._begun), dtype=bool)
+        cut = self._now - self._begun >= self._limit
+        self._due = int(np.where(cut, self._now, self._begun).min()) + self._limit
+        return cut
+
+    def elapsed(self, index: int) -> int:
+        """Steps of one episode so far."""
+        return self._now - int(self._begun[index])
+
+    def put(self, index: int, elapsed: int = 0) -> None:
+        """Let an episode be ``elapsed`` steps old."""
+        self._begun[index] = self._now - elapsed
+        self._due = min(self._due, int(self._begun[index]) + self._limit)

@@ -1,6 +1,7 @@
-"""Reacher and Pusher: bring a fingertip to a target, or an object to a goal. Neither terminates.
+"""Reacher and Pusher, which bring a fingertip or an object to a goal and never terminate; and the two pendulums.
 
-Source: ``reacher_v5.py``, ``pusher_v5.py`` in ``gymnasium.envs.mujoco``.
+Source: ``reacher_v5.py``, ``pusher_v5.py``, ``inverted_pendulum_v5.py``, ``inverted_double_pendulum_v5.py`` in
+``gymnasium.envs.mujoco``.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.envs.native.simulations import Simulations
-from r2vpo.envs.native.task import Outcome, Task, never, squared_sums
+from r2vpo.envs.native.simulations import Outcome, Simulations, Task, never, squared_sums
 
 
 class Reacher(Task):
@@ -50,11 +50,6 @@ class Pusher(Reacher):
         return np.concatenate(observed, axis=1), reward_dist + reward_ctrl + reward_near, never(len(actions))
 
 
-def _norms(vectors: np.ndarray) -> np.ndarray:
-    """Lengths of ``[N, 3]``. ``numpy.linalg.norm`` of one vector is a BLAS dot product; of many, with an axis, not."""
-    return np.sqrt(np.matmul(vectors[:, None, :], vectors[:, :, None])[:, 0, 0])
-
-
 class InvertedPendulum(Task):
     """A reward of 1 for each step that ends within 0.2 rad of the vertical."""
 
@@ -80,6 +75,11 @@ class InvertedDoublePendulum(Task):
         angles = qpos[:, 1:]
         observed = (qpos[:, :1], np.sin(angles), np.cos(angles), np.clip(qvel, -10, 10), constraint)
         return np.concatenate(observed, axis=1), rewards, terminated
+
+
+def _norms(vectors: np.ndarray) -> np.ndarray:
+    """Lengths of ``[N, 3]``. ``numpy.linalg.norm`` of one vector is a BLAS dot product; of many, with an axis, not."""
+    return np.sqrt(np.matmul(vectors[:, None, :], vectors[:, :, None])[:, 0, 0])
 
 
 def _squares(values: np.ndarray) -> np.ndarray:

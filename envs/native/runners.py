@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.envs.native.simulations import Simulations
-from r2vpo.envs.native.task import Outcome, Task, clipped, never, rows_inside, squared_sums, weak
+from r2vpo.envs.native.simulations import Outcome, Simulations, Task, clipped, never, rows_inside, squared_sums, weak
 
 
 class Runner(Task):

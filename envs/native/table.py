@@ -8,8 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from r2vpo.envs.native import bodies, reach_and_balance, runners
-from r2vpo.envs.native.simulations import Simulations
-from r2vpo.envs.native.task import Task
+from r2vpo.envs.native.simulations import Simulations, Task
 from r2vpo.errors import ConfigError
 
 _GYMNASIUM = "gymnasium.envs.mujoco."
