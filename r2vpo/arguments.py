@@ -109,9 +109,7 @@ def _settings_below_flags(
     stored: Mapping[str, Any] = {} if path is None else read_settings(path)
     for name in ("preset", "method"):
         if name in flags and stored.get(name, flags[name]) != flags[name]:
-            raise ConfigError(
-                name, flags[name], f"left out: {path} says {name}={stored[name]!r}, and holds its settings"
-            )
+            raise ConfigError(name, flags[name], f"left out: {path} holds the settings of {name}={stored[name]!r}")
     return resolve({**stored, **flags})
 
 
