@@ -69,13 +69,14 @@ def standardised(values: Tensor, processes: Processes | None = None) -> Tensor:
             leaves both to torch.
     """
     if processes is None:
-        centred = values - values.mean(-1, keepdim=True)
-        return centred / (values.std(-1, keepdim=True) + ADVANTAGE_EPS)
-    sums = torch.stack([values.double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
-    total, count = processes.sum(sums)
-    centred = values - (total / count).to(values)
-    squares = processes.sum(centred.double().square().sum())
-    return centred / ((squares / (count - 1)).sqrt().to(values) + ADVANTAGE_EPS)
+        centred, deviation = values - values.mean(-1, keepdim=True), values.std(-1, keepdim=True)
+    else:
+        sums = torch.stack([values.double().sum(), values.new_tensor(len(values), dtype=torch.float64)])
+        total, count = processes.sum(sums)
+        centred = values - (total / count).to(values)
+        squares = processes.sum(centred.double().square().sum())
+        deviation = (squares / (count - 1)).sqrt().to(values)
+    return centred.div(deviation + ADVANTAGE_EPS)
 
 
 def successor_values(values: Array, last_values: Array, done: NDArray[np.bool_], final_values: Array) -> Array:

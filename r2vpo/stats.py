@@ -1,8 +1,10 @@
-"""Means, interquartile means and bootstrap intervals over runs or problems (arXiv 2108.13264, which advises both)."""
+"""Statistics over runs or problems: interquartile means, bootstrap intervals, aggregates over tasks.
+
+Source: arXiv 2108.13264, which advises them; sections in parentheses are its.
+"""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,17 +13,30 @@ from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
-BOOTSTRAP_SEED = 0
+SEED = 0
 """Intervals are the same whenever they are computed from the same values."""
 _VALUES_AT_ONCE = 10_000_000
 """Resampled values held in memory together."""
 
+Scores = Sequence[NDArray[np.float64]]
+"""``[..., runs]`` of each task."""
 
-def interquartile_mean(values: Any, axis: int = -1) -> Any:
-    """Mean of the middle half: a quarter of the values (rounded down) is dropped at each end."""
-    from scipy import stats  # type: ignore[import-untyped]
 
-    return stats.trim_mean(values, 0.25, axis=axis)
+def interquartile_mean(values: ArrayLike, axis: int = -1) -> NDArray[np.float64]:
+    """Mean of the middle half: a quarter of the values (rounded down) is dropped at each end (4.3).
+
+    Args:
+        values: ``[..., n]``.
+        axis: That of the n.
+
+    Returns:
+        ``[...]``; NaN where any of the values is.
+    """
+    array = np.sort(np.moveaxis(np.asarray(values, dtype=np.float64), axis, -1), axis=-1)
+    count = array.shape[-1]
+    cut = count // 4
+    # NaN is sorted to the end.
+    return np.asarray(np.where(np.isnan(array[..., -1]), np.nan, array[..., cut : count - cut].mean(axis=-1)))
 
 
 def bootstrap_interval(values: Sequence[float], statistic: Any = interquartile_mean) -> tuple[float, float]:
@@ -33,23 +48,16 @@ def bootstrap_interval(values: Sequence[float], statistic: Any = interquartile_m
         values: One a run, or one a problem.
         statistic: Function of an array and ``axis``.
     """
-    from scipy import stats
-
-    sample = np.asarray(values, dtype=float)
+    sample = np.asarray(values, dtype=np.float64)
     if len(sample) < 2 or np.ptp(sample) == 0:
         return float(statistic(sample)), float(statistic(sample))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        result = stats.bootstrap(
-            (sample,),
-            statistic,
-            confidence_level=CONFIDENCE,
-            n_resamples=RESAMPLES,
-            batch=min(RESAMPLES, max(1, _VALUES_AT_ONCE // len(sample))),
-            method="percentile",
-            rng=np.random.default_rng(BOOTSTRAP_SEED),
-        )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    rng, at_once = np.random.default_rng(SEED), max(1, _VALUES_AT_ONCE // len(sample))
+    drawn = [
+        statistic(*resample([sample], min(at_once, RESAMPLES - done), rng), axis=-1)
+        for done in range(0, RESAMPLES, at_once)
+    ]
+    low, high = percentile_interval(np.concatenate(drawn))
+    return float(low), float(high)
 
 
 def summarise(values: Sequence[float]) -> dict[str, float | list[float]]:
@@ -62,31 +70,8 @@ def summarise(values: Sequence[float]) -> dict[str, float | list[float]]:
     }
 
 
-Scores = Sequence[NDArray[np.float64]]
-"""``[..., runs]`` of each task."""
-
-SEED = 0
-"""The same scores give the same intervals whenever they are computed."""
-
-
-def trimmed_mean(values: ArrayLike) -> NDArray[np.float64]:
-    """Interquartile mean along the last axis: a quarter of the values (rounded down) is dropped at each end (4.3).
-
-    Args:
-        values: ``[..., n]``.
-
-    Returns:
-        ``[...]``; NaN where any of the values is.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    count = array.shape[-1]
-    cut = count // 4
-    mean = np.sort(array, axis=-1)[..., cut : count - cut].mean(axis=-1)
-    return np.asarray(np.where(np.isnan(array).any(axis=-1), np.nan, mean))
-
-
 def aggregate_iqm(scores: Scores) -> NDArray[np.float64]:
-    """Interquartile mean over the pooled runs of all tasks (section 4.3).
+    """Interquartile mean over the pooled runs of all tasks (4.3).
 
     Args:
         scores: ``[..., runs]`` of each task; a task with more runs than another counts for more.
@@ -94,21 +79,21 @@ def aggregate_iqm(scores: Scores) -> NDArray[np.float64]:
     Returns:
         ``[...]``.
     """
-    return trimmed_mean(np.concatenate(list(scores), axis=-1))
+    return interquartile_mean(np.concatenate(list(scores), axis=-1))
 
 
 def aggregate_mean(scores: Scores) -> NDArray[np.float64]:
-    """Mean over tasks of the mean over runs (section 4.3); ``[..., runs]`` of each task to ``[...]``."""
+    """Mean over tasks of the mean over runs (4.3); ``[..., runs]`` of each task to ``[...]``."""
     return np.asarray(_task_means(scores).mean(axis=-1))
 
 
 def aggregate_median(scores: Scores) -> NDArray[np.float64]:
-    """Median over tasks of the mean over runs (section 4.3); ``[..., runs]`` of each task to ``[...]``."""
+    """Median over tasks of the mean over runs (4.3); ``[..., runs]`` of each task to ``[...]``."""
     return np.asarray(np.median(_task_means(scores), axis=-1))
 
 
 def optimality_gap(scores: Scores, gamma: float = 1.0) -> NDArray[np.float64]:
-    """How far runs stay below ``gamma`` on average, those above it counting as 0 (section 4.3); lower is better.
+    """How far runs stay below ``gamma`` on average, those above it counting as 0 (4.3); lower is better.
 
     Args:
         scores: ``[..., runs]`` of each task; every task counts the same.
@@ -121,7 +106,7 @@ def optimality_gap(scores: Scores, gamma: float = 1.0) -> NDArray[np.float64]:
 
 
 def performance_profile(scores: Scores, taus: ArrayLike) -> NDArray[np.float64]:
-    """Fraction of runs with a score above each of ``taus``, the mean over tasks (run-score distribution, section 4.2).
+    """Fraction of runs with a score above each of ``taus``, the mean over tasks (run-score distribution, 4.2).
 
     Args:
         scores: ``[..., runs]`` of each task.
@@ -135,7 +120,7 @@ def performance_profile(scores: Scores, taus: ArrayLike) -> NDArray[np.float64]:
 
 
 def improvement_probabilities(x: Scores, y: Scores) -> NDArray[np.float64]:
-    """P(X > Y) on each task, ties counting half: the Mann-Whitney U over the number of pairs (section 4.3).
+    """P(X > Y) on each task, ties counting half: the Mann-Whitney U over the number of pairs (4.3).
 
     Args:
         x: ``[..., runs]`` of each task.
@@ -152,12 +137,12 @@ def improvement_probabilities(x: Scores, y: Scores) -> NDArray[np.float64]:
 
 
 def probability_of_improvement(x: Scores, y: Scores) -> NDArray[np.float64]:
-    """Mean over tasks of :func:`improvement_probabilities` (section 4.3); ``[...]``."""
+    """Mean over tasks of :func:`improvement_probabilities` (4.3); ``[...]``."""
     return np.asarray(improvement_probabilities(x, y).mean(axis=-1))
 
 
 def resample(scores: Scores, resamples: int, rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Draw runs with replacement within each task, the strata of the bootstrap (section 4.1).
+    """Draw runs with replacement within each task, the strata of the bootstrap (4.1).
 
     Args:
         scores: ``[runs]`` of each task.
@@ -173,7 +158,7 @@ def resample(scores: Scores, resamples: int, rng: np.random.Generator) -> list[N
 def stratified_interval(
     statistic: Callable[..., NDArray[np.float64]], arms: Sequence[Scores], resamples: int
 ) -> tuple[Any, Any]:
-    """Percentile interval (95 %) of a statistic by the stratified bootstrap (section 4.1).
+    """Percentile interval (95 %) of a statistic by the stratified bootstrap (4.1).
 
     Args:
         statistic: Function of one resampled ``[resamples, runs]`` list an arm; returns ``[resamples, ...]``.
@@ -205,7 +190,7 @@ def resample_curves(curves: NDArray[np.float64], resamples: int) -> NDArray[np.f
         ``[resamples, n]``; NaN in every column that holds one.
     """
     draws = np.random.default_rng(SEED).integers(len(curves), size=(resamples, len(curves)))
-    columns = [np.where(np.isnan(column).any(), np.nan, trimmed_mean(column[draws])) for column in curves.T]
+    columns = [np.where(np.isnan(column).any(), np.nan, interquartile_mean(column[draws])) for column in curves.T]
     return np.stack(columns, axis=-1)
 
 

@@ -104,6 +104,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.max_grad_norm = max_grad_norm
         self.drop_gradients = drop_gradients
         self.processes: Processes = SingleProcess() if processes is None else processes
+        self._alone = isinstance(self.processes, SingleProcess)
         self.constrain = constrain
         self.log = UpdateLog()
         self.recent: Sampled | None = None
@@ -125,7 +126,7 @@ class PolicyUpdater(Generic[MicroBatch]):
         """
         self.optimizer.zero_grad(set_to_none=self.drop_gradients)
         seen, sums = self._accumulate(micro_batches, count)
-        if not isinstance(self.processes, SingleProcess):
+        if not self._alone:
             sums = self._share(sums)
         if not sums.finite:
             return self._skip()
@@ -199,7 +200,8 @@ class PolicyUpdater(Generic[MicroBatch]):
         """What all processes saw, end to end; None when that is nothing."""
 
         def join(parts: list[Tensor]) -> Tensor:
-            return self.processes.concatenate(torch.cat(parts) if parts else torch.zeros(0))
+            own = torch.cat(parts) if parts else torch.zeros(0)
+            return own if self._alone else self.processes.concatenate(own)
 
         log_ratio = join([sampled.log_ratio for sampled in samples])
         if not len(log_ratio):

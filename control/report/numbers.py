@@ -71,7 +71,7 @@ def final_training_return(curves: NDArray[np.float64]) -> float | None:
         None where a run has no episode that ended there.
     """
     last = max(1, round(LAST_PART * curves.shape[1]))
-    return plain(aggregate.trimmed_mean(curves[:, -last:].mean(axis=1)))
+    return plain(aggregate.interquartile_mean(curves[:, -last:].mean(axis=1)))
 
 
 def normalisation_rows(study: Study) -> list[Row]:
@@ -215,7 +215,7 @@ def _summary_row(study: Study, runs: Sequence[Row], level: float | None, resampl
 
 
 def _steps_to(level: float, steps: Sequence[float], curves: NDArray[np.float64], resamples: int) -> Row:
-    value = aggregate.steps_to_reach(steps, aggregate.trimmed_mean(curves.T), level)
+    value = aggregate.steps_to_reach(steps, aggregate.interquartile_mean(curves.T), level)
     drawn = aggregate.steps_to_reach(steps, aggregate.resample_curves(curves, resamples), level)
     # No interpolation: between a step and "never" there is nothing.
     interval = aggregate.percentile_interval(drawn, "inverted_cdf")
@@ -234,7 +234,7 @@ def _curve_row(study: Study, runs: Sequence[Row], name: str, resamples: int) -> 
         "runs": len(runs),
         "steps": plain(steps),
         "seconds": plain(steps / runs[0]["total_steps"] * seconds),
-        "iqm": plain(aggregate.trimmed_mean(values.T)),
+        "iqm": plain(aggregate.interquartile_mean(values.T)),
         "low": plain(low),
         "high": plain(high),
     }

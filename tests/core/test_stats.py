@@ -15,11 +15,11 @@ def scores(seed=0, runs=(10, 10, 10), shift=0.0):
 
 
 def test_interquartile_mean_by_hand():
-    assert aggregate.trimmed_mean([4.0, 100.0, -50.0, 2.0]) == 3.0
-    assert aggregate.trimmed_mean([1.0, 2.0, 6.0]) == 3.0  # a quarter of three, rounded down, is none
-    assert np.isnan(aggregate.trimmed_mean([1.0, 2.0, 3.0, np.nan]))
+    assert aggregate.interquartile_mean([4.0, 100.0, -50.0, 2.0]) == 3.0
+    assert aggregate.interquartile_mean([1.0, 2.0, 6.0]) == 3.0  # a quarter of three, rounded down, is none
+    assert np.isnan(aggregate.interquartile_mean([1.0, 2.0, 3.0, np.nan]))
     values = np.random.default_rng(0).normal(size=(3, 11))
-    np.testing.assert_allclose(aggregate.trimmed_mean(values), stats.trim_mean(values, 0.25, axis=-1), rtol=1e-14)
+    np.testing.assert_allclose(aggregate.interquartile_mean(values), stats.trim_mean(values, 0.25, axis=-1), rtol=1e-14)
 
 
 def test_aggregates_of_two_tasks_by_hand():
