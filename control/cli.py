@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from r2vpo.arguments import parse_training
+from r2vpo.cli import parse_training
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.presets import resolve_config
 from r2vpo.errors import CheckpointError, R2VPOError

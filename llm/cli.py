@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from r2vpo.arguments import parse_training
+from r2vpo.cli import parse_training
 from r2vpo.errors import R2VPOError
 from r2vpo.llm.config import LLMConfig, resolve_config
 

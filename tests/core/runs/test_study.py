@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
 import pytest
+from killing import wait_until
 
 from r2vpo.errors import R2VPOError, RunDirectoryError
 from r2vpo.runs.directory import take_lock
@@ -145,19 +145,10 @@ def is_alive(pid):
     return True
 
 
-def wait_until(condition, process=None):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and (process is None or process.poll() is None):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("ended too early or too slow")
-
-
 def test_lock_is_one_process_and_goes_with_it(tmp_path):
-    with take_lock(tmp_path / "out", "out"):
-        with pytest.raises(RunDirectoryError, match=r"out=.*in use by another process"):
-            take_lock(tmp_path / "out", "out")
+    used = pytest.raises(RunDirectoryError, match=r"out=.*in use by another process")
+    with take_lock(tmp_path / "out", "out"), used:
+        take_lock(tmp_path / "out", "out")
     code = "import sys; from pathlib import Path; from r2vpo.runs.directory import take_lock\n"
     code += "lock = take_lock(Path(sys.argv[1])); print('locked', flush=True); sys.stdin.read()"
     words = [sys.executable, "-c", code, str(tmp_path / "out")]

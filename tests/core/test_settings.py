@@ -6,8 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from r2vpo.arguments import field_docs, parse_training, read_settings
-from r2vpo.cli import main
+from r2vpo.cli import field_docs, main, parse_training, read_settings
 from r2vpo.control.cli import TrainCommand as ControlTrain
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.presets import FAST, resolve_config
