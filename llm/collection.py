@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,38 +13,86 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from r2vpo.advantages import group_relative_advantages
-from r2vpo.errors import RolloutError
+from r2vpo.errors import ConfigError, RolloutError
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data.prompts import Problem, PromptStream
+from r2vpo.llm.data.prompts import row_tokens
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
+from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling, context_length
 from r2vpo.llm.experience import pack
+from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score_rows
 
 if TYPE_CHECKING:
-    from r2vpo.llm.rewards.scoring import RewardBatch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 
-def overlong_penalty(lengths: NDArray[np.integer], max_tokens: int, width: int) -> NDArray[np.float64]:
-    """Soft punishment of long answers (DAPO, arXiv 2503.14476, Eq. 13).
+@dataclass(frozen=True)
+class Problem:
+    """A row of the dataset with its tokens."""
 
-    0 up to ``max_tokens - width`` tokens, from there linearly down to -1 at ``max_tokens``. A width of 0 punishes
-    nothing.
+    row: dict[str, Any]
+    tokens: tuple[int, ...]
+    """Prompt, without padding."""
+
+
+class PromptStream:
+    """Deals problems in the order of one shuffled pass after another; the order depends on seed and pass alone.
 
     Args:
-        lengths: Tokens of each completion, ``[B]``.
-        max_tokens: Where completions are cut.
-        width: Tokens over which the punishment grows.
-
-    Returns:
-        What is added to the rewards, ``[B]``.
+        problems: At least one.
+        seed: Of the shuffles.
     """
-    if width == 0:
-        return np.zeros(len(lengths))
-    return np.clip((max_tokens - width - lengths) / width, -1.0, 0.0)
+
+    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
+        self.problems, self.seed = problems, seed
+        self.dealt = 0
+        self._pass = -1
+        self._order: list[int] = []
+
+    def take(self, count: int) -> list[Problem]:
+        """The next ``count`` problems."""
+        taken = []
+        for _ in range(count):
+            which, place = divmod(self.dealt, len(self.problems))
+            if which != self._pass:
+                self._pass = which
+                self._order = np.random.default_rng([self.seed, which]).permutation(len(self.problems)).tolist()
+            taken.append(self.problems[self._order[place]])
+            self.dealt += 1
+        return taken
 
 
-Scorer = Callable[[Sequence[Problem], Sequence[str]], "RewardBatch"]
-"""Problems and answers, one each, to rewards."""
+def make_problems(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, config: LLMConfig
+) -> list[Problem]:
+    """Tokenise the prompts and leave out those that are too long, saying how many.
+
+    Raises:
+        ConfigError: The prompt column is missing, or every prompt is longer than ``max_prompt_tokens``.
+    """
+    problems = []
+    for row in rows:
+        tokens = row_tokens(row, tokenizer, config)
+        if len(tokens) <= config.max_prompt_tokens:
+            problems.append(Problem(row, tuple(tokens)))
+    dropped = len(rows) - len(problems)
+    if rows and not problems:
+        raise ConfigError(
+            "max_prompt_tokens", config.max_prompt_tokens, f"larger: all {dropped} prompts of the dataset are longer"
+        )
+    if dropped:
+        _log.warning("left out %d of %d problems: longer than %d tokens", dropped, len(rows), config.max_prompt_tokens)
+    return problems
+
+
+def check_context(model: PreTrainedModel, config: LLMConfig) -> None:
+    """Raise ConfigError when prompt and completion together do not fit the model's context."""
+    context = context_length(model)
+    if context is not None and config.max_prompt_tokens + config.max_completion_tokens > context:
+        room = context - config.max_prompt_tokens
+        length = f"the model's context is {context} tokens, max_prompt_tokens {config.max_prompt_tokens}"
+        raise ConfigError("max_completion_tokens", config.max_completion_tokens, f"at most {room}: {length}")
 
 
 @dataclass
@@ -70,7 +119,7 @@ class Collector:
     Args:
         engine: Generates.
         stream: Deals the problems; the same in every process.
-        score: Verifies the completions of this process.
+        functions: Reward functions by name; they verify the completions of this process.
         decode: Token ids to text.
         config: Settings of the run.
         processes: Each generates for its share of the problems; all of them get everything.
@@ -80,14 +129,14 @@ class Collector:
         self,
         engine: RolloutEngine,
         stream: PromptStream,
-        score: Scorer,
+        functions: Sequence[tuple[str, RewardFunction]],
         decode: Callable[[Sequence[int]], str],
         config: LLMConfig,
         processes: AcceleratedProcesses,
     ) -> None:
-        self.engine, self.stream, self.score, self.decode = engine, stream, score, decode
+        self.engine, self.stream, self.functions, self.decode = engine, stream, functions, decode
         self.config, self.processes = config, processes
-        self.sampling = Sampling(config.max_completion_tokens, config.temperature, config.top_p)
+        self.sampling = Sampling(config.max_completion_tokens, config.temperature)
         self.generated = 0
         """Completions generated so far, those that dynamic sampling threw away included."""
 
@@ -109,6 +158,13 @@ class Collector:
             kept += [group for group in self._round(wanted, seconds) if group.mixed]
         return kept[:wanted], seconds
 
+    def verify(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> RewardBatch:
+        """Rewards of completions, one of each problem."""
+        texts = [self.decode(completion.tokens.tolist()) for completion in completions]
+        weights = self.config.reward_weights or (1.0,) * len(self.functions)
+        rows = [problem.row for problem in problems]
+        return score_rows(self.functions, weights, rows, self.config.prompt_column, texts)
+
     def _round(self, count: int, seconds: dict[str, float]) -> list[Group]:
         problems = self.stream.take(count)
         size = self.config.group_size
@@ -128,8 +184,7 @@ class Collector:
 
     def _verified(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Group]:
         size = self.config.group_size
-        texts = [self.decode(completion.tokens.tolist()) for completion in completions]
-        batch = self.score([problem for problem in problems for _ in range(size)], texts)
+        batch = self.verify([problem for problem in problems for _ in range(size)], completions)
         lengths = np.array([len(completion.tokens) for completion in completions])
         penalty = overlong_penalty(lengths, self.config.max_completion_tokens, self.config.overlong_tokens)
         rewards = np.where(batch.valid, batch.total + penalty, np.nan)
@@ -184,6 +239,25 @@ def describe(groups: Sequence[Group]) -> dict[str, Any]:
         "generated_tokens": int(np.sum(lengths)),
         "truncated_fraction": float(np.mean([not c.finished for c in completions])) if completions else 0.0,
     }
+
+
+def overlong_penalty(lengths: NDArray[np.integer], max_tokens: int, width: int) -> NDArray[np.float64]:
+    """Soft punishment of long answers (DAPO, arXiv 2503.14476, Eq. 13).
+
+    0 up to ``max_tokens - width`` tokens, from there linearly down to -1 at ``max_tokens``. A width of 0 punishes
+    nothing.
+
+    Args:
+        lengths: Tokens of each completion, ``[B]``.
+        max_tokens: Where completions are cut.
+        width: Tokens over which the punishment grows.
+
+    Returns:
+        What is added to the rewards, ``[B]``.
+    """
+    if width == 0:
+        return np.zeros(len(lengths))
+    return np.clip((max_tokens - width - lengths) / width, -1.0, 0.0)
 
 
 def _check(completions: Sequence[Completion], expected: int) -> None:

@@ -6,7 +6,7 @@ Every process holds the weights and the buffer, and takes a share of the work.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -59,15 +59,3 @@ class AcceleratedProcesses:
         """The contiguous part of ``items`` that is this process's."""
         start, end = (round(len(items) * k / self.count) for k in (self.rank, self.rank + 1))
         return items[start:end]
-
-    def broadcast(self, value: Any) -> Any:
-        """The main process's value, everywhere."""
-        if self.count == 1:
-            return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
-
-    def wait(self) -> None:
-        """Until every process is here."""
-        self._state.wait_for_everyone()

@@ -2,42 +2,47 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from r2vpo.errors import CheckpointError, ConfigError
-from r2vpo.llm.assembly import (
-    GivenObjects,
-    RewardArgument,
-    held_out_rows,
-    load_policy_model,
-    make_scorer,
-    sort_arguments,
-    start_engine,
-    training_rows,
-)
-from r2vpo.llm.collection import Collector
+from r2vpo.errors import CheckpointError, ConfigError, RunDirectoryError
+from r2vpo.llm.collection import Collector, PromptStream, check_context, make_problems
 from r2vpo.llm.config import LLMConfig, resolve_config
-from r2vpo.llm.data.prompts import PromptStream, check_context, make_problems
+from r2vpo.llm.data.rows import Row, as_rows, has_held_out_split, load_rows
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.learner import TokenLearner
+from r2vpo.llm.engines.choice import choose_engine, make_engine
+from r2vpo.llm.learner import TokenLearner, half_precision
+from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained
 from r2vpo.llm.models.token_policy import TokenPolicy
-from r2vpo.llm.run import restore_snapshot
+from r2vpo.llm.rewards.registry import make_reward
+from r2vpo.llm.rewards.scoring import RewardFunction
+from r2vpo.llm.run import Run, restore_snapshot
 from r2vpo.llm.training import accuracy, finish_run, run_training
-from r2vpo.runs.directory import CONFIG, RunDirectory
+from r2vpo.runs.checkpoint import load_tree
+from r2vpo.runs.directory import CHECKPOINT, CONFIG, RunDirectory
+from r2vpo.validation import upgraded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from r2vpo.llm.engines.base import RolloutEngine
+
+GIVEN = "given"
+"""Stands in the config for a model, a dataset or a reward that was passed as an object."""
+
+RewardArgument = str | RewardFunction | Sequence[str | RewardFunction]
 
 Callback = Callable[["R2VPOTrainer", dict[str, Any]], bool | None]
 """Called after each iteration with its metrics; False ends the training."""
 
 
-class R2VPOTrainer:
+class R2VPOTrainer(Run):
     """Algorithms 1 and 2 of arXiv 2601.03320, and every baseline of the core, on token policies.
 
     Args:
@@ -69,7 +74,7 @@ class R2VPOTrainer:
         callbacks: Sequence[Callback] = (),
         **settings: Any,
     ) -> None:
-        given, implied = sort_arguments(model, reward_funcs, train_dataset, eval_dataset, processing_class)
+        given, implied = _sorted_arguments(model, reward_funcs, train_dataset, eval_dataset, processing_class)
         if config is None:
             config = resolve_config(implied | settings)
         elif settings:
@@ -95,45 +100,44 @@ class R2VPOTrainer:
             RunDirectoryError: There is no run, or another process uses it.
             CheckpointError: The checkpoint is damaged, or of another model.
         """
-        given, _ = sort_arguments(model, reward_funcs, train_dataset, eval_dataset, processing_class)
+        given, _ = _sorted_arguments(model, reward_funcs, train_dataset, eval_dataset, processing_class)
         trainer = cls.__new__(cls)
         trainer._assemble(_stored_config(Path(run_dir)), given, run_dir, callbacks, new=False)
         return trainer
 
     def _assemble(
-        self,
-        config: LLMConfig,
-        given: GivenObjects,
-        run_dir: str | Path | None,
-        callbacks: Sequence[Callback],
-        new: bool,
+        self, config: LLMConfig, given: _Given, run_dir: str | Path | None, callbacks: Sequence[Callback], new: bool
     ) -> None:
-        self.config, self.callbacks = config, tuple(callbacks)
+        self.callbacks = tuple(callbacks)
         if config.torch_threads:
             torch.set_num_threads(config.torch_threads)
-        self.processes = AcceleratedProcesses()
-        rows, eval_rows = training_rows(config, given), held_out_rows(config, given)
-        score = make_scorer(config, given)
-        self.run: RunDirectory | None = None
-        if run_dir is not None and self.processes.is_main:
-            self.run = RunDirectory(run_dir, {"kind": "llm", **asdict(config)} if new else None)
+        processes = AcceleratedProcesses()
+        rows = _rows(config, config.dataset, "train") if given.rows is None else given.rows
+        eval_rows = _held_out_rows(config, given)
+        functions = _reward_functions(config, given)
+        directory = None
+        if run_dir is not None and processes.is_main:
+            directory = RunDirectory(run_dir, {"kind": "llm", **asdict(config)} if new else None)
         try:
-            self.model, self.tokenizer = load_policy_model(config, given, self.processes)
-            check_context(self.model, config)
-            problems = make_problems(rows, self.tokenizer, config)
-            self.eval_problems = make_problems(eval_rows[: config.eval_problems], self.tokenizer, config)
-            policy = TokenPolicy(self.model, config.temperature)
-            generator = torch.Generator().manual_seed(config.seed)
-            pad = self.tokenizer.pad_token_id
-            self.learner = TokenLearner(policy, config, generator, self.processes, pad)
-            self.engine, self.engine_name = start_engine(config, self.model, self.tokenizer)
-            stream = PromptStream(problems, config.seed)
-            self.collector = Collector(self.engine, stream, score, self.decode, config, self.processes)
-            self._reset_counters()
+            model, tokenizer = _load_model(config, given, processes)
+            check_context(model, config)
+            problems = make_problems(rows, tokenizer, config)
+            eval_problems = make_problems(eval_rows[: config.eval_problems], tokenizer, config)
+            policy, generator = TokenPolicy(model, config.temperature), torch.Generator().manual_seed(config.seed)
+            learner = TokenLearner(policy, config, generator, processes, tokenizer.pad_token_id)
+            engine, engine_name = _start_engine(config, model, tokenizer)
+            stream, decode = PromptStream(problems, config.seed), partial(tokenizer.decode, skip_special_tokens=True)
+            collector = Collector(engine, stream, functions, decode, config, processes)
+            parts = (config, processes, model, tokenizer, learner, engine, engine_name, collector, eval_problems)
+            super().__init__(*parts, directory)
             if not new:
                 self._restore(Path(run_dir or "."))
         except BaseException:
-            self._give_up(new)
+            # Leave no half-made run behind, so that the same folder can be used for the next attempt.
+            if directory is not None:
+                if new:
+                    (directory.path / CONFIG).unlink(missing_ok=True)
+                directory.close()
             raise
 
     def train(self, progress_bar: bool = True) -> dict[str, Any]:
@@ -150,9 +154,7 @@ class R2VPOTrainer:
             TrainingDiverged: A whole update was non-finite.
             OutOfMemory: With advice on what to lower.
         """
-        if self.first_accuracy is None and self.eval_problems and self.config.eval_every:
-            self.first_accuracy = self.last_accuracy = accuracy(self.collector, self.eval_problems)
-        run_training(self, progress_bar)
+        run_training(self, [partial(callback, self) for callback in self.callbacks], progress_bar)
         return finish_run(self)
 
     def evaluate(self) -> dict[str, float | None]:
@@ -164,69 +166,138 @@ class R2VPOTrainer:
 
         Only the main process writes.
         """
-        if not self.processes.is_main:
-            return
-        from r2vpo.llm.models.loading import save_pretrained
-
-        save_pretrained(self.model, self.tokenizer, Path(path))
+        if self.processes.is_main:
+            save_pretrained(self.model, self.tokenizer, Path(path))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of a completion, without special tokens."""
-        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
-        return text
-
-    def learning_rate(self) -> float:
-        """Of the next update."""
-        rate = self.config.learning_rate
-        if self.iterations < self.config.warmup_iterations:
-            rate *= (self.iterations + 1) / (self.config.warmup_iterations + 1)
-        if self.config.lr_schedule == "linear":
-            rate *= max(0.0, 1.0 - self.rollouts / self.config.total_rollouts)
-        return rate
+        return self.collector.decode(list(tokens))
 
     def close(self) -> None:
         """Free the engine and give the run directory back."""
         self.engine.close()
-        if self.run is not None:
-            self.run.close()
+        if self.directory is not None:
+            self.directory.close()
 
-    def _reset_counters(self) -> None:
-        self.rollouts = 0
-        self.iterations = 0
-        self.train_seconds = 0.0
-        self.uninformative_iterations = 0
-        self.engine_mismatch: float | None = None
-        self.first_accuracy: float | None = None
-        self.last_accuracy: float | None = None
+    @property
+    def run(self) -> RunDirectory | None:
+        """The run directory."""
+        return self.directory
 
     def _restore(self, run_dir: Path) -> None:
-        from r2vpo.runs.checkpoint import load_tree
-        from r2vpo.runs.directory import CHECKPOINT
-
         path = run_dir / CHECKPOINT
         if path.exists():
             restore_snapshot(self, load_tree(path))
-            self.engine.sync_weights(self.model, self.iterations)
-        if self.run is not None:
-            self.run.drop_metrics_after(self.rollouts)
+        if self.directory is not None:
+            self.directory.drop_metrics_after(self.rollouts)
 
-    def _give_up(self, new: bool) -> None:
-        """Leave no half-made run behind, so that the same folder can be used for the next attempt."""
-        if self.run is not None:
-            if new:
-                (self.run.path / CONFIG).unlink(missing_ok=True)
-            self.run.close()
+
+@dataclass
+class _Given:
+    """What the caller passed as objects; None where the config's names hold."""
+
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    rows: Sequence[Row] | None = None
+    eval_rows: Sequence[Row] | None = None
+    rewards: list[str | RewardFunction] | None = None
+
+
+def _sorted_arguments(
+    model: str | PreTrainedModel | None,
+    reward_funcs: RewardArgument | None,
+    train_dataset: Any,
+    eval_dataset: Any,
+    processing_class: PreTrainedTokenizerBase | None,
+) -> tuple[_Given, dict[str, Any]]:
+    """Objects on one side; on the other the settings that the arguments stand for."""
+    given, settings = _Given(tokenizer=processing_class), {}
+    if isinstance(model, str):
+        settings["model"] = model
+    elif model is not None:
+        given.model = model
+        settings["model"] = getattr(model.config, "_name_or_path", "") or GIVEN
+    for name, dataset in (("dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        if dataset is not None:
+            settings[name] = dataset if isinstance(dataset, str) else GIVEN
+    given.rows = None if train_dataset is None or isinstance(train_dataset, str) else as_rows(train_dataset)
+    given.eval_rows = None if eval_dataset is None or isinstance(eval_dataset, str) else as_rows(eval_dataset)
+    if reward_funcs is not None:
+        single = isinstance(reward_funcs, str) or callable(reward_funcs)
+        given.rewards = [reward_funcs] if single else list(reward_funcs)  # type: ignore[list-item, arg-type]
+        settings["reward"] = tuple(f if isinstance(f, str) else f.__name__ for f in given.rewards)
+    return given, settings
+
+
+def _rows(config: LLMConfig, name: str, split: str) -> Sequence[Row]:
+    if name == GIVEN:
+        field = "train_dataset" if split == "train" else "eval_dataset"
+        raise ConfigError(field, None, "the rows that this run was started with")
+    return load_rows(name, split, prompt_column=config.prompt_column)
+
+
+def _held_out_rows(config: LLMConfig, given: _Given) -> Sequence[Row]:
+    """Rows to evaluate on; none where neither the caller nor the dataset has a held-out part."""
+    if given.eval_rows is not None:
+        return given.eval_rows
+    if config.eval_dataset is not None:
+        return _rows(config, config.eval_dataset, "test")
+    if given.rows is not None or not has_held_out_split(config.dataset):
+        return []
+    return _rows(config, config.dataset, "test")
+
+
+def _reward_functions(config: LLMConfig, given: _Given) -> list[tuple[str, RewardFunction]]:
+    functions: list[tuple[str, RewardFunction]] = []
+    for wanted in given.rewards if given.rewards is not None else config.reward:
+        if isinstance(wanted, str):
+            verified = wanted in ("math_verify", "reasoning_gym")
+            options = {"timeout_seconds": config.reward_timeout} if verified else {}
+            functions.append((wanted, make_reward(wanted, **options)))
+        else:
+            functions.append((wanted.__name__, wanted))
+    return functions
+
+
+def _load_model(
+    config: LLMConfig, given: _Given, processes: AcceleratedProcesses
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model on this process's device, and its tokenizer."""
+    if given.model is not None:
+        if given.tokenizer is None:
+            raise ConfigError("processing_class", None, "a tokenizer where the model is passed as an object")
+        return given.model.to(processes.device), given.tokenizer  # type: ignore[arg-type]
+    if config.model == GIVEN:
+        raise ConfigError("model", None, "the model object that this run was started with")
+    tokenizer = given.tokenizer or load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)
+    torch.manual_seed(config.seed)  # the first weights of LoRA adapters
+    names = ("dtype", "attention", "trust_remote_code", "gradient_checkpointing", "lora_rank", "lora_alpha")
+    model = load_model(config.model, **{name: getattr(config, name) for name in names})
+    return model.to(processes.device), tokenizer
+
+
+def _start_engine(
+    config: LLMConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[RolloutEngine, str]:
+    """The engine of the config, and a line that says which one it is and why."""
+    options: dict[str, Any] = {}
+    if choose_engine(config.engine, model)[0] == "vllm":
+        options = {
+            # The precision that the trainer computes in, and CUDA graphs where there is a GPU.
+            "dtype": "bfloat16" if half_precision(config, model.device) else None,
+            "enforce_eager": model.device.type != "cuda",
+            "max_model_len": config.max_prompt_tokens + config.max_completion_tokens,
+            "gpu_memory_utilization": config.vllm_memory,
+            "sleep": config.vllm_sleep,
+            "trust_remote_code": config.trust_remote_code,
+        }
+    return make_engine(config.engine, model, tokenizer, **options)
 
 
 def _stored_config(run_dir: Path) -> LLMConfig:
-    import json
-
-    from r2vpo.errors import RunDirectoryError
-
     if not (run_dir / CONFIG).is_file():
         raise RunDirectoryError(f"run_dir={str(run_dir)!r} holds no run: there is no {CONFIG} in it")
     stored = json.loads((run_dir / CONFIG).read_text())
     if stored.pop("kind", None) != "llm":
         raise CheckpointError(f"{run_dir} holds a run of another kind; resume it with its own command")
-    tuples = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
-    return LLMConfig(**{**stored, **tuples})
+    return LLMConfig(**upgraded(stored))

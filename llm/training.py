@@ -4,34 +4,149 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from r2vpo.errors import OutOfMemory
-from r2vpo.llm.collection import Collector, Group, describe, to_iteration
+from r2vpo.llm.collection import Collector, Group, Problem, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data.prompts import Problem
 from r2vpo.llm.engines.base import Sampling
 from r2vpo.llm.experience import unpack
-from r2vpo.llm.run import MODEL, log_completions, take_snapshot, write_recent_tokens
+from r2vpo.llm.learner import TokenLearner
+from r2vpo.llm.models.loading import save_pretrained
+from r2vpo.llm.run import MODEL, Run, log_completions, take_snapshot, write_recent_tokens
 from r2vpo.runs.directory import CURVE
 from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import package_versions
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from r2vpo.llm.learner import TokenLearner
-    from r2vpo.llm.trainer import R2VPOTrainer
-
-
 EVAL_TEMPERATURE, EVAL_TOP_P = 0.6, 0.95
 """Sampling of the closing evaluation (arXiv 2601.03320, section 5.1)."""
+UNINFORMATIVE_LIMIT = 10
+"""Iterations in a row without one group of mixed rewards after which a run warns."""
+MISMATCH_SAMPLES = 256
+"""Completions whose log-probs of engine and trainer are compared, at most."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool | None]], progress_bar: bool) -> None:
+    """Iterate until the rollouts are used up, a callback stops it, or Ctrl-C does.
+
+    Args:
+        run: New or restored; it is changed in place.
+        callbacks: Called with the metrics of each iteration; False ends the training.
+        progress_bar: Show a live line, in the main process.
+    """
+    config, stop = run.config, StopRequest()
+    if run.first_accuracy is None and run.eval_problems and config.eval_every:
+        run.first_accuracy = run.last_accuracy = accuracy(run.collector, run.eval_problems)
+    last_checkpoint = time.monotonic()
+    quiet = not progress_bar or not run.processes.is_main
+    line = LiveLine(config.total_rollouts, "rollouts", done=run.rollouts, quiet=quiet)
+    with finish_iteration_on_interrupt(stop), line, advice_when_memory_runs_out(config):
+        while run.rollouts < config.total_rollouts and not _agreed(run, stop):
+            metrics = _iterate(run)
+            _report(run, metrics, line)
+            stop.by_callback |= any(callback(metrics) is False for callback in callbacks)
+            if time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+                _checkpoint(run)
+                last_checkpoint = time.monotonic()
+        _checkpoint(run)
+    if stop.interrupted:
+        raise KeyboardInterrupt
+
+
+def _iterate(run: Run) -> dict[str, Any]:
+    """One rollout and its update."""
+    config = run.config
+    started = time.perf_counter()
+    groups, seconds = run.collector.collect()
+    iteration = to_iteration(groups, config)
+    if iteration is not None:
+        _settle_log_probs(run, iteration)
+    collected = time.perf_counter()
+    summary = run.learner.update(iteration, run.learning_rate())
+    seconds["train_seconds"] = time.perf_counter() - collected
+    run.iterations += 1
+    run.rollouts += config.iteration_size
+    synced = time.perf_counter()
+    run.engine.sync_weights(run.model, run.iterations)
+    seconds["sync_seconds"] = time.perf_counter() - synced
+    run.train_seconds += time.perf_counter() - started
+    metrics = {**describe(groups), **summary, **seconds, "accuracy_greedy": _held_out(run)}
+    _watch_rewards(run, groups)
+    if run.directory is not None:
+        log_completions(run, groups)
+        write_recent_tokens(run)
+    return metrics
+
+
+def _settle_log_probs(run: Run, iteration: dict[str, Tensor]) -> None:
+    """Compare engine and trainer once, and take the trainer's log-probs where the config says so."""
+    if run.engine_mismatch is None:
+        run.engine_mismatch = engine_mismatch(run.learner, iteration)
+        if run.processes.is_main:
+            print(f"engine mismatch E[(rho-1)^2] before the first step: {run.engine_mismatch:.2e}")
+            warning = mismatch_warning(run.engine_mismatch, run.config.delta)
+            if warning and run.config.behaviour_log_probs == "engine":
+                _log.warning(warning)
+    if run.config.behaviour_log_probs == "trainer":
+        run.learner.rescore(iteration)
+
+
+def _held_out(run: Run) -> float | None:
+    config = run.config
+    due = config.eval_every and run.iterations % config.eval_every == 0
+    if not due or not run.eval_problems:
+        return None
+    value = accuracy(run.collector, run.eval_problems)
+    if value is not None:
+        run.last_accuracy = value
+    return value
+
+
+def _watch_rewards(run: Run, groups: list[Group]) -> None:
+    if any(group.mixed for group in groups):
+        run.uninformative_iterations = 0
+        return
+    run.uninformative_iterations += 1
+    if run.uninformative_iterations == UNINFORMATIVE_LIMIT and run.processes.is_main:
+        _log.warning(
+            "all rewards within each group were equal for %d iterations: there is nothing to learn from. Look at "
+            "completions.jsonl; easier or harder problems, another reward or more completions per prompt may help.",
+            UNINFORMATIVE_LIMIT,
+        )
+
+
+def _report(run: Run, metrics: dict[str, Any], line: LiveLine) -> None:
+    lam = metrics["lam"] if run.learner.updater.objective.uses_dual else None
+    line.update(
+        run.rollouts,
+        reward=metrics["reward"],
+        accuracy=run.last_accuracy,
+        ratio_var=metrics.get("ratio_variance"),
+        **{"lambda": lam},
+    )
+    if run.directory is not None:
+        head = {"step": run.rollouts, "time": run.train_seconds, "learning_rate": run.learning_rate()}
+        speed = run.rollouts / run.train_seconds
+        run.directory.append_metrics({**head, "samples_per_second": speed, **metrics})
+
+
+def _checkpoint(run: Run) -> None:
+    if run.directory is not None:
+        run.directory.save_checkpoint(take_snapshot(run))
+
+
+def _agreed(run: Run, stop: StopRequest) -> bool:
+    """Whether to stop: one process asked to is enough for all."""
+    return any(run.processes.gather([bool(stop)]))
 
 
 def accuracy(
@@ -57,16 +172,11 @@ def accuracy(
         first = collector.processes.share(range(len(problems)))[0] * samples
         own_seeds = [int(seed) for seed in seeds[first : first + len(own) * samples]]
         completions = collector.engine.generate([p.tokens for p in own], samples, sampling, own_seeds)
-        texts = [collector.decode(completion.tokens.tolist()) for completion in completions]
-        batch = collector.score([p for p in own for _ in range(samples)], texts)
+        batch = collector.verify([p for p in own for _ in range(samples)], completions)
         bar = collector.config.solved_above
         solved = [float(total > bar) for total, valid in zip(batch.total, batch.valid, strict=True) if valid]
     everywhere = collector.processes.gather(solved)
     return float(np.mean(everywhere)) if everywhere else None
-
-
-SAMPLES = 256
-"""Completions compared, at most."""
 
 
 def engine_mismatch(learner: TokenLearner, iteration: dict[str, Tensor]) -> float:
@@ -76,7 +186,7 @@ def engine_mismatch(learner: TokenLearner, iteration: dict[str, Tensor]) -> floa
         learner: Holds the weights that generated the iteration.
         iteration: From :func:`r2vpo.llm.experience.pack`.
     """
-    samples = unpack(iteration, age=0)[:SAMPLES]
+    samples = unpack(iteration, age=0)[:MISMATCH_SAMPLES]
     engine = torch.cat([sample.old_log_probs for sample in samples]).double()
     trainer = torch.cat(learner.log_probs(samples)).double()
     return float((trainer - engine).expm1().square().mean())
@@ -117,133 +227,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-_log = logging.getLogger(__name__)
-
-UNINFORMATIVE_LIMIT = 10
-"""Iterations in a row without one group of mixed rewards after which a run warns."""
-
-
-def run_training(trainer: R2VPOTrainer, progress_bar: bool) -> None:
-    """Iterate until the rollouts are used up, a callback stops it, or Ctrl-C does."""
-    config, stop = trainer.config, StopRequest()
-    last_checkpoint = time.monotonic()
-    quiet = not progress_bar or not trainer.processes.is_main
-    line = LiveLine(config.total_rollouts, "rollouts", done=trainer.rollouts, quiet=quiet)
-    with finish_iteration_on_interrupt(stop), line, advice_when_memory_runs_out(config):
-        while trainer.rollouts < config.total_rollouts and not _agreed(trainer, stop):
-            metrics = _iterate(trainer)
-            _report(trainer, metrics, line)
-            stop.by_callback |= any(callback(trainer, metrics) is False for callback in trainer.callbacks)
-            due = time.monotonic() - last_checkpoint >= config.checkpoint_seconds
-            if due and trainer.run is not None:
-                _checkpoint(trainer)
-                last_checkpoint = time.monotonic()
-        if trainer.run is not None:
-            _checkpoint(trainer)
-    if stop.interrupted:
-        raise KeyboardInterrupt
-
-
-def _iterate(trainer: R2VPOTrainer) -> dict[str, Any]:
-    """One rollout and its update."""
-    config = trainer.config
-    started = time.perf_counter()
-    groups, seconds = trainer.collector.collect()
-    iteration = to_iteration(groups, config)
-    if iteration is not None:
-        _settle_log_probs(trainer, iteration)
-    collected = time.perf_counter()
-    summary = trainer.learner.update(iteration, trainer.learning_rate())
-    seconds["train_seconds"] = time.perf_counter() - collected
-    trainer.iterations += 1
-    trainer.rollouts += config.iteration_size
-    synced = time.perf_counter()
-    trainer.engine.sync_weights(trainer.model, trainer.iterations)
-    seconds["sync_seconds"] = time.perf_counter() - synced
-    trainer.train_seconds += time.perf_counter() - started
-    metrics = {**describe(groups), **summary, **seconds, "accuracy_greedy": _held_out(trainer)}
-    _watch_rewards(trainer, groups)
-    if trainer.run is not None:
-        log_completions(trainer, groups)
-        write_recent_tokens(trainer)
-    return metrics
-
-
-def _settle_log_probs(trainer: R2VPOTrainer, iteration: dict[str, Tensor]) -> None:
-    """Compare engine and trainer once, and take the trainer's log-probs where the config says so."""
-    if trainer.engine_mismatch is None:
-        trainer.engine_mismatch = engine_mismatch(trainer.learner, iteration)
-        if trainer.processes.is_main:
-            print(f"engine mismatch E[(rho-1)^2] before the first step: {trainer.engine_mismatch:.2e}")
-            warning = mismatch_warning(trainer.engine_mismatch, trainer.config.delta)
-            if warning and trainer.config.behaviour_log_probs == "engine":
-                _log.warning(warning)
-    if trainer.config.behaviour_log_probs == "trainer":
-        trainer.learner.rescore(iteration)
-
-
-def _held_out(trainer: R2VPOTrainer) -> float | None:
-    config = trainer.config
-    due = config.eval_every and trainer.iterations % config.eval_every == 0
-    if not due or not trainer.eval_problems:
-        return None
-    value = accuracy(trainer.collector, trainer.eval_problems)
-    if value is not None:
-        trainer.last_accuracy = value
-    return value
-
-
-def _watch_rewards(trainer: R2VPOTrainer, groups: list[Group]) -> None:
-    if any(group.mixed for group in groups):
-        trainer.uninformative_iterations = 0
-        return
-    trainer.uninformative_iterations += 1
-    if trainer.uninformative_iterations == UNINFORMATIVE_LIMIT and trainer.processes.is_main:
-        _log.warning(
-            "all rewards within each group were equal for %d iterations: there is nothing to learn from. Look at "
-            "completions.jsonl; easier or harder problems, another reward or more completions per prompt may help.",
-            UNINFORMATIVE_LIMIT,
-        )
-
-
-def _report(trainer: R2VPOTrainer, metrics: dict[str, Any], line: LiveLine) -> None:
-    lam = metrics["lam"] if trainer.learner.updater.objective.uses_dual else None
-    line.update(
-        trainer.rollouts,
-        reward=metrics["reward"],
-        accuracy=trainer.last_accuracy,
-        ratio_var=metrics.get("ratio_variance"),
-        **{"lambda": lam},
-    )
-    if trainer.run is not None:
-        head = {"step": trainer.rollouts, "time": trainer.train_seconds, "learning_rate": trainer.learning_rate()}
-        speed = trainer.rollouts / trainer.train_seconds
-        trainer.run.append_metrics({**head, "samples_per_second": speed, **metrics})
-
-
-def _checkpoint(trainer: R2VPOTrainer) -> None:
-    assert trainer.run is not None
-    trainer.run.save_checkpoint(take_snapshot(trainer))
-
-
-def _agreed(trainer: R2VPOTrainer, stop: StopRequest) -> bool:
-    """Whether to stop: one process asked to is enough for all."""
-    return any(trainer.processes.gather([bool(stop)]))
-
-
-def finish_run(trainer: R2VPOTrainer) -> dict[str, Any]:
+def finish_run(run: Run) -> dict[str, Any]:
     """Evaluate, and in a run directory write model, summary and curve. Every process calls it.
 
     Returns:
         The summary.
     """
-    config = trainer.config
+    config = run.config
     final: dict[str, float | None] = {"accuracy_greedy": None, "pass_at_1": None}
-    if trainer.eval_problems:
-        final["accuracy_greedy"] = accuracy(trainer.collector, trainer.eval_problems)
+    if run.eval_problems:
+        final["accuracy_greedy"] = accuracy(run.collector, run.eval_problems)
         if config.eval_samples:
             final["pass_at_1"] = accuracy(
-                trainer.collector, trainer.eval_problems, config.eval_samples, EVAL_TEMPERATURE, EVAL_TOP_P
+                run.collector, run.eval_problems, config.eval_samples, EVAL_TEMPERATURE, EVAL_TOP_P
             )
     summary = {
         "model": config.model,
@@ -252,22 +248,22 @@ def finish_run(trainer: R2VPOTrainer) -> dict[str, Any]:
         "algo": config.algo,
         "objective": config.objective,
         "seed": config.seed,
-        "rollouts": trainer.rollouts,
-        "iterations": trainer.iterations,
+        "rollouts": run.rollouts,
+        "iterations": run.iterations,
         **final,
-        "eval_problems": len(trainer.eval_problems),
-        "first_accuracy_greedy": trainer.first_accuracy,
-        "engine": trainer.engine_name,
-        "engine_mismatch": trainer.engine_mismatch,
-        "processes": trainer.processes.count,
-        "samples_per_second": trainer.rollouts / max(trainer.train_seconds, 1e-9),
-        "train_seconds": trainer.train_seconds,
+        "eval_problems": len(run.eval_problems),
+        "first_accuracy_greedy": run.first_accuracy,
+        "engine": run.engine_name,
+        "engine_mismatch": run.engine_mismatch,
+        "processes": run.processes.count,
+        "samples_per_second": run.rollouts / max(run.train_seconds, 1e-9),
+        "train_seconds": run.train_seconds,
         "versions": package_versions(),
     }
-    if trainer.run is not None:
-        trainer.save_model(trainer.run.path / MODEL)
-        trainer.run.write_summary(summary)
+    if run.directory is not None:
+        save_pretrained(run.model, run.tokenizer, run.directory.path / MODEL)
+        run.directory.write_summary(summary)
         from r2vpo.llm.experiments.curves import draw_curve
 
-        draw_curve([trainer.run.path], trainer.run.path / CURVE)
+        draw_curve([run.directory.path], run.directory.path / CURVE)
     return summary

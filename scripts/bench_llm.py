@@ -8,24 +8,25 @@ nothing is downloaded.
 
     python scripts/bench_llm.py --model random:0.5B --device cuda --engines hf vllm
 
-Needs neither tyro nor datasets. It has been run on a CPU only, with `random:tiny`.
+It has been run on a CPU only, with `random:tiny`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.bench.device import ModelCost, Subject, case_of_runs, generation_case, measure_roofline, training_case
+from r2vpo.llm.bench.cases import log_prob_pair, summarize
+from r2vpo.llm.bench.command import with_provenance, write_json
+from r2vpo.llm.bench.device import ModelCost, Subject, generation_case, measure_roofline, training_case
 from r2vpo.llm.bench.process import contest
 from r2vpo.runs.progress import LiveLine
 
@@ -40,8 +41,8 @@ SIZES: dict[str, tuple[tuple[int, ...], int, bool]] = {
 """Fields of QWEN, vocabulary, and whether input and output layer are one (configurations of the Qwen2.5 models)."""
 EOS = 0
 
-Measurement = tuple[str, Callable[[], dict[str, Any]]]
-"""Name of a case, and what measures it."""
+Measurement = Callable[[], dict[str, Any]]
+"""Measures a case."""
 
 
 def main() -> None:
@@ -57,14 +58,15 @@ def main() -> None:
     log_prob_sizes = options.packages if options.log_probs else []
     cases: list[dict[str, Any]] = []
     with LiveLine(len(measurements) + len(log_prob_sizes), "measurements") as line:
-        for done, (name, measure) in enumerate(measurements, start=1):
-            cases.append({"name": name, **survive_lack_of_memory(measure)})
+        for done, measure in enumerate(measurements, start=1):
+            cases.append(survive_lack_of_memory(measure))
             line.update(done)
         del subject, measurements
         for done, tokens in enumerate(log_prob_sizes, start=len(cases) + 1):
             cases += log_prob_cases(options, tokens, vocabulary, hidden)
             line.update(done)
-    write(options, {"model": about, "roofline": {name: asdict(r) for name, r in rooflines.items()}, "cases": cases})
+    measured = {"model": about, "roofline": {name: asdict(r) for name, r in rooflines.items()}}
+    write_json(options.json, {"command": shlex.join(["python", *sys.argv]), **measured, **with_provenance(cases)})
     for case in cases:
         print(describe(case))
 
@@ -80,7 +82,7 @@ def parse() -> argparse.Namespace:
     add("--rows", type=int, default=8, help="sequences of an optimizer step")
     add("--micro-batch-tokens", type=int, default=16_384, help="most tokens scored at once")
     add("--completions", type=int, default=64, help="generated side by side")
-    add("--engines", nargs="*", default=["hf"], help="hf, hf-continuous, vllm")
+    add("--engines", nargs="*", default=["hf"], help="hf, vllm")
     add("--vllm-dtype", choices=("float32", "bfloat16"), default="bfloat16" if cuda else "float32")
     add("--vllm-graphs", action="store_true", help="let vLLM compile and record CUDA graphs")
     add("--repeats", type=int, default=3, help="timed updates and log-prob passes per case")
@@ -127,26 +129,21 @@ def plan(options: argparse.Namespace, subject: Subject) -> list[Measurement]:
     """Training and generation, each for every package size."""
 
     def train(tokens: int) -> Measurement:
-        sizes = (tokens, options.rows, options.micro_batch_tokens, options.repeats)
-        name = f"training, {options.rows} sequences of {tokens} tokens a step"
-        return name, lambda: training_case(subject, *sizes)
+        return lambda: training_case(subject, tokens, options.rows, options.micro_batch_tokens, options.repeats)
 
     def generate(kind: str, tokens: int) -> Measurement:
-        vllm = {
-            "dtype": options.vllm_dtype,
-            "max_model_len": tokens,
-            "max_num_seqs": options.completions,
-            "enforce_eager": not options.vllm_graphs,
-        }
-        sizes = (kind, tokens, options.completions, options.generation_repeats)
-        name = f"{kind} engine, {options.completions} completions up to {tokens} tokens with their prompt"
-        return name, lambda: generation_case(subject, *sizes, **(vllm if kind == "vllm" else {}))
+        settings: dict[str, Any] = {}
+        if kind == "vllm":
+            settings = {"dtype": options.vllm_dtype, "enforce_eager": not options.vllm_graphs}
+            settings |= {"max_model_len": tokens, "max_num_seqs": options.completions}
+        sizes = (tokens, options.completions, options.generation_repeats)
+        return lambda: generation_case(subject, kind, *sizes, **settings)
 
     trained = [train(tokens) for tokens in options.packages]
     return trained + [generate(kind, tokens) for kind in options.engines for tokens in options.packages]
 
 
-def survive_lack_of_memory(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def survive_lack_of_memory(measure: Measurement) -> dict[str, Any]:
     """The case, or one that says that memory ran out, so that the others are still measured."""
     try:
         return measure()
@@ -156,41 +153,19 @@ def survive_lack_of_memory(measure: Callable[[], dict[str, Any]]) -> dict[str, A
 
 
 def log_prob_cases(options: argparse.Namespace, tokens: int, vocabulary: int, hidden: int) -> list[dict[str, Any]]:
-    """Time and memory of log-probs beside the naive way, in processes of their own."""
+    """Time beside the naive way, in processes of their own; memory too on a GPU, since a CPU's keep what they freed."""
     dtype = "bfloat16" if options.device == "cuda" else "float32"
-    sizes = {"tokens": tokens, "vocabulary": vocabulary, "hidden": hidden, "dtype": dtype, "device": options.device}
-    common = {"measure": "logprob", "passes": options.repeats, "threads": torch.get_num_threads(), **sizes}
-    (our_turns, ours), (peer_turns, peer) = contest(
-        {"who": "ours", **common}, {"who": "naive", **common}, options.repeats
-    )
-    name = f"log-probs forward and backward: {tokens} tokens, vocabulary {vocabulary}, hidden {hidden}, {dtype}"
-    times = [{"ours": a["seconds"], "peer": b["seconds"]} for a, b in zip(our_turns, peer_turns, strict=True)]
-    cases = [{"name": name, **case_of_runs(times, "s; less is better", "naive")}]
-    # A CPU process keeps memory that it has freed, so small passes may not make it grow.
-    if peer["mib"] > 0:
-        memory = [{"ours": ours["mib"], "peer": peer["mib"]}]
-        cases.append({"name": name, **case_of_runs(memory, "MiB beyond the inputs; less is better", "naive")})
-    return cases
-
-
-def write(options: argparse.Namespace, results: dict[str, Any]) -> None:
-    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
-
-    document = {
-        "command": shlex.join(["python", *sys.argv]),
-        **results,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
-    }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document, indent=2) + "\n")
+    sizes = {"tokens": tokens, "vocabulary": vocabulary, "hidden": hidden}
+    pair = log_prob_pair(options.repeats, torch.get_num_threads(), sizes, dtype, options.device)
+    if options.device == "cpu":
+        pair = replace(pair, of_whole={})
+    return summarize(pair, [contest(pair.ours, pair.peer, pair.turns)])
 
 
 def describe(case: dict[str, Any]) -> str:
     """One line."""
     if "error" in case:
-        return f"{case['name']}: {case['error']}"
+        return str(case["error"])
     extra = f", {case['flops_per_second'] / 1e12:.3g} TFLOP/s" if "flops_per_second" in case else ""
     extra += f", peak {case['peak_mib']:,.0f} MiB" if "peak_mib" in case else ""
     return (

@@ -9,10 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.bench.process import Figures, Task
+from r2vpo.llm.bench.turns import Figures, Task, case_of_runs
 from r2vpo.llm.bench.workload import Workload
 
 CASES = ("trl", "trl-long", "engines", "logprob")
+
+TRAINERS = "r2vpo.llm.bench.trainers:measure_trainer"
+ENGINES = "r2vpo.llm.bench.engines:measure_engine"
+LOG_PROBS = "r2vpo.llm.bench.logprob:measure_log_probs"
+"""What the processes run; this one does not import them, because it must stay small."""
 
 LOGPROB_SIZES = {"tokens": 512, "vocabulary": 151_936, "hidden": 896}
 """Output layer of Qwen2.5-0.5B."""
@@ -47,7 +52,7 @@ def make_pairs(case: str, turns: int, workload: Workload) -> list[Pair]:
     if case == "engines":
         return _engine_pairs(turns, workload)
     if case == "logprob":
-        return [_logprob_pair(turns, workload.threads)]
+        return [log_prob_pair(turns, workload.threads, LOGPROB_SIZES, "float32", "cpu")]
     require_installed("trl", case)
     require_installed("datasets", case)
     chosen = {**asdict(workload), "iterations": turns}
@@ -76,30 +81,14 @@ def summarize(pair: Pair, repeats: Sequence[list[tuple[list[Figures], Figures]]]
             for number, ((our_turns, _), (peer_turns, _)) in enumerate(repeats)
             for ours, peer in zip(our_turns, peer_turns, strict=True)
         ]
-        cases.append(_case(pair, unit, runs))
+        cases.append(case_of_runs(pair.name, unit, pair.peer_name, runs))
     for key, unit in pair.of_whole.items():
         runs = [{"ours": ours[key], "peer": peer[key]} for (_, ours), (_, peer) in repeats]
-        cases.append(_case(pair, unit, runs))
+        cases.append(case_of_runs(pair.name, unit, pair.peer_name, runs))
     phases = [_seconds([turn for sides in repeats for turn in sides[side][0]]) for side in (0, 1)]
     if phases[0]:
         cases[0]["seconds_per_iteration"] = dict(zip(("ours", "peer"), phases, strict=True))
     return cases
-
-
-def _case(pair: Pair, unit: str, runs: list[dict[str, float]]) -> dict[str, Any]:
-    runs = [{**run, "ratio": run["ours"] / run["peer"]} for run in runs]
-    ratios = [run["ratio"] for run in runs]
-    return {
-        "name": pair.name,
-        "ours": statistics.median(run["ours"] for run in runs),
-        "peer": statistics.median(run["peer"] for run in runs),
-        "peer_name": pair.peer_name,
-        "unit": unit,
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "runs": runs,
-    }
 
 
 def _seconds(turns: Sequence[Figures]) -> dict[str, float]:
@@ -112,8 +101,8 @@ def _trainer_pair(ours: str, peer: str, peer_name: str, workload: Workload) -> P
     settings = asdict(workload)
     return Pair(
         f"training beside {peer_name}: {workload.training}",
-        {"measure": "trainer", "who": ours, "workload": settings},
-        {"measure": "trainer", "who": peer, "workload": settings},
+        {"measure": TRAINERS, "who": ours, "workload": settings},
+        {"measure": TRAINERS, "who": peer, "workload": settings},
         peer_name,
         workload.iterations,
         {"samples_per_second": "samples/s of training"},
@@ -130,8 +119,8 @@ def _engine_pairs(turns: int, workload: Workload) -> list[Pair]:
     pairs = [
         Pair(
             f"hf engine beside {name}: {generating.generation}",
-            {"measure": "engine", "who": "hf", "workload": asdict(generating)},
-            {"measure": "engine", "who": who, "workload": asdict(generating)},
+            {"measure": ENGINES, "who": "hf", "workload": asdict(generating)},
+            {"measure": ENGINES, "who": who, "workload": asdict(generating)},
             name,
             turns,
             {"tokens_per_second": "generated tokens/s"},
@@ -144,11 +133,12 @@ def _engine_pairs(turns: int, workload: Workload) -> list[Pair]:
     return pairs
 
 
-def _logprob_pair(turns: int, threads: int) -> Pair:
-    sizes = ", ".join(f"{name} {value:,}" for name, value in LOGPROB_SIZES.items())
-    common = {"measure": "logprob", "passes": turns, "threads": threads, **LOGPROB_SIZES}
+def log_prob_pair(turns: int, threads: int, sizes: dict[str, int], dtype: str, device: str) -> Pair:
+    """Per-token log-probs forward and backward beside the naive way."""
+    common = {"measure": LOG_PROBS, "passes": turns, "threads": threads, "dtype": dtype, "device": device, **sizes}
+    described = ", ".join(f"{name} {value:,}" for name, value in sizes.items())
     return Pair(
-        f"log-probs forward and backward beside logits, log_softmax, gather: {sizes}, float32, the output "
+        f"log-probs forward and backward beside logits, log_softmax, gather: {described}, {dtype}, the output "
         "layer's gradient counted in both",
         {"who": "ours", **common},
         {"who": "naive", **common},

@@ -69,14 +69,9 @@ def run(pairs: Sequence[Pair], repeats: int, cases: list[dict[str, Any]]) -> Non
 
 def with_provenance(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """The cases with versions, machine and commit."""
-    from importlib import metadata, util
-
     from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
-    versions = package_versions()
-    if util.find_spec("trl") is not None:
-        versions["trl"] = metadata.version("trl")
-    return {"cases": cases, "versions": versions, "machine": machine_description(), "commit": source_commit()}
+    return {"cases": cases, "versions": package_versions(), "machine": machine_description(), "commit": source_commit()}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""Trained and generated tokens per second of one model on one device, each beside its roofline."""
+"""Trained and generated tokens per second of one model on one device, each beside its roofline.
+
+The roofline is what the device can do at best: the rate of a large matrix product and of a large copy, both measured
+on it, and the arithmetic and traffic that the work cannot do without.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,9 @@ import torch
 from torch import Tensor
 
 from r2vpo.llm.bench.logprob import device_peak_mib
+from r2vpo.llm.bench.turns import case_of_runs
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
 STEPS = 4
@@ -85,7 +89,8 @@ def training_case(subject: Subject, tokens: int, rows: int, micro_batch_tokens: 
         return Work(STEPS * rows * tokens, STEPS * least, STEPS * flops)
 
     run()
-    return timed(run, "trained tokens/s, prompts included", subject.device, repeats)
+    name = f"training, {rows} sequences of {tokens} tokens a step"
+    return timed(name, run, "trained tokens/s, prompts included", subject.device, repeats)
 
 
 def generation_case(
@@ -118,12 +123,13 @@ def generation_case(
 
     try:
         run(min(16, tokens - prompt))
-        return timed(run, "generated tokens/s", subject.device, repeats)
+        name = f"{kind} engine, {completions} completions up to {tokens} tokens with their prompt"
+        return timed(name, run, "generated tokens/s", subject.device, repeats)
     finally:
         engine.close()
 
 
-def timed(run: Callable[[], Work], unit: str, device: str, repeats: int) -> dict[str, Any]:
+def timed(name: str, run: Callable[[], Work], unit: str, device: str, repeats: int) -> dict[str, Any]:
     """Tokens per second of some runs beside what the roofline allows, and the peak memory over them."""
     device_peak_mib(device, reset=True)
     runs = []
@@ -135,19 +141,10 @@ def timed(run: Callable[[], Work], unit: str, device: str, repeats: int) -> dict
         seconds = time.perf_counter() - started
         entry = {"ours": work.tokens / seconds, "peer": work.tokens / work.least_seconds}
         runs.append(entry if work.flops is None else {**entry, "flops_per_second": work.flops / seconds})
-    case = case_of_runs(runs, unit, "roofline")
+    case = case_of_runs(name, unit, "roofline", runs)
     if "flops_per_second" in runs[0]:
         case["flops_per_second"] = statistics.median(entry["flops_per_second"] for entry in runs)
     return {**case, "peak_mib": device_peak_mib(device)}
-
-
-def case_of_runs(runs: Sequence[dict[str, float]], unit: str, peer_name: str) -> dict[str, Any]:
-    """Medians of ``ours`` and ``peer``, and their ratio run by run, in the layout of a case."""
-    runs = [{**run, "ratio": run["ours"] / run["peer"]} for run in runs]
-    ratios = [run["ratio"] for run in runs]
-    middle = {key: statistics.median(run[key] for run in runs) for key in ("ours", "peer", "ratio")}
-    extremes = {"ratio_min": min(ratios), "ratio_max": max(ratios)}
-    return {**middle, **extremes, "unit": unit, "peer_name": peer_name, "runs": runs}
 
 
 def random_iteration(count: int, prompt: int, completion: int, vocabulary: int) -> dict[str, Tensor]:
@@ -188,8 +185,6 @@ def measure_roofline(device: str, dtype: torch.dtype, size: int | None = None, r
             1024 elsewhere.
         repeats: Of each, after one that is not counted.
     """
-    import torch
-
     size = size or (8192 if device == "cuda" else 1024)
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = _best(lambda: a @ b, device, repeats)
@@ -272,8 +267,6 @@ class ModelCost:
 def wait_for(device: str) -> None:
     """Until a GPU has done what was asked of it."""
     if device == "cuda":
-        import torch
-
         torch.cuda.synchronize()
 
 

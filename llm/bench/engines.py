@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from r2vpo.errors import R2VPOError
-from r2vpo.llm.bench.process import Turns
+from r2vpo.llm.bench.turns import Turns
 from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer, peak_mib
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.bench.process import Turns
+from r2vpo.llm.bench.turns import Turns
 from r2vpo.llm.bench.workload import MIB, peak_mib
 
 if TYPE_CHECKING:

@@ -9,45 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
-from typing import Any, Protocol, TextIO
+from typing import TextIO
 
 from r2vpo.errors import R2VPOError
-
-Task = dict[str, Any]
-"""``measure`` names a case of :func:`measure`; the rest are its arguments, a workload as a dict."""
-Figures = dict[str, Any]
+from r2vpo.llm.bench.turns import Figures, Task, Turns
+from r2vpo.llm.bench.workload import Workload
 
 ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-
-
-class Turns(Protocol):
-    """What a measurement sees of the contest it is part of."""
-
-    def start(self) -> None:
-        """Return when it is this side's turn."""
-        ...
-
-    def finish(self, figures: Figures) -> None:
-        """Report a turn; what follows until the next may have to wait too."""
-        ...
-
-
-class OwnTurns:
-    """No other side: every turn may start at once."""
-
-    def __init__(self) -> None:
-        self.figures: list[Figures] = []
-        """Of each turn."""
-
-    def start(self) -> None:
-        """Return at once."""
-
-    def finish(self, figures: Figures) -> None:
-        """Keep the figures."""
-        self.figures.append(figures)
 
 
 class Contestant:
@@ -147,22 +119,11 @@ def contest(ours: Task, peer: Task, turns: int) -> list[tuple[list[Figures], Fig
 
 def measure(task: Task, turns: Turns) -> Figures:
     """Run a task in this process."""
-    from r2vpo.llm.bench.workload import Workload
-
     arguments = {name: value for name, value in task.items() if name != "measure"}
     if "workload" in arguments:
         arguments["workload"] = Workload(**arguments["workload"])
-    if task["measure"] == "trainer":
-        from r2vpo.llm.bench.trainers import measure_trainer
-
-        return measure_trainer(**arguments, turns=turns)
-    if task["measure"] == "engine":
-        from r2vpo.llm.bench.engines import measure_engine
-
-        return measure_engine(**arguments, turns=turns)
-    from r2vpo.llm.bench.logprob import measure_log_probs
-
-    return measure_log_probs(**arguments, turns=turns)
+    figures: Figures = pkgutil.resolve_name(task["measure"])(**arguments, turns=turns)
+    return figures
 
 
 class _PipeTurns:

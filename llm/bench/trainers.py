@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from r2vpo.errors import ConfigError, R2VPOError
-from r2vpo.llm.bench.process import Turns
+from r2vpo.llm.bench.turns import Turns
 from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer, peak_mib, share_of_digits
 
 PHASES = ("generate", "verify", "train", "sync")

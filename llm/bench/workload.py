@@ -76,27 +76,16 @@ class Workload:
 
 def make_model(workload: Workload) -> PreTrainedModel:
     """Random weights in float32, the same at every call; see :func:`never_end`."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from r2vpo.llm.models.tiny import TinySettings, build_model
+    from r2vpo.llm.models.tiny_tokenizer import EOS_ID
 
-    from r2vpo.llm.models.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, vocabulary
-
-    config = Qwen2Config(
-        vocab_size=len(vocabulary()),
+    settings = TinySettings(
         hidden_size=workload.hidden_size,
-        num_hidden_layers=workload.num_layers,
-        num_attention_heads=workload.num_heads,
-        num_key_value_heads=workload.num_heads,
+        num_layers=workload.num_layers,
+        num_heads=workload.num_heads,
         intermediate_size=2 * workload.hidden_size,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=BOS_ID,
-        eos_token_id=EOS_ID,
-        pad_token_id=PAD_ID,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = Qwen2ForCausalLM(config)
+    model = build_model(settings)
     never_end(model, EOS_ID)
     return model
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from r2vpo.errors import ConfigError
-from r2vpo.llm.config import LLMConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+
+
+def row_tokens(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: Any) -> list[int]:
+    """:func:`format_prompt` of a row of a dataset.
+
+    Args:
+        row: With a prompt in one of its columns.
+        tokenizer: Of the model.
+        settings: Names column, template and system prompt: a run's :class:`~r2vpo.llm.config.LLMConfig` or an
+            evaluation's :class:`~r2vpo.llm.evaluation.protocol.EvaluationProtocol`.
+
+    Raises:
+        ConfigError: There is no such column, or as there.
+    """
+    column = settings.prompt_column
+    if column not in row:
+        raise ConfigError("prompt_column", column, f"one of the columns {', '.join(sorted(row))}")
+    return format_prompt(row[column], tokenizer, settings.system_prompt, settings.prompt_template)
 
 
 def format_prompt(
@@ -85,82 +97,3 @@ def _plain(text: str, tokenizer: PreTrainedTokenizerBase, system_prompt: str | N
     if tokens and tokens[-1] == tokenizer.eos_token_id and not text.endswith(str(tokenizer.eos_token)):
         tokens.pop()
     return tokens
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A row of the dataset with its tokens."""
-
-    row: dict[str, Any]
-    tokens: tuple[int, ...]
-    """Prompt, without padding."""
-
-
-class PromptStream:
-    """Deals problems in the order of one shuffled pass after another; the order depends on seed and pass alone.
-
-    Args:
-        problems: At least one.
-        seed: Of the shuffles.
-    """
-
-    def __init__(self, problems: Sequence[Problem], seed: int) -> None:
-        self.problems, self.seed = problems, seed
-        self.dealt = 0
-        self._pass = -1
-        self._order: list[int] = []
-
-    def take(self, count: int) -> list[Problem]:
-        """The next ``count`` problems."""
-        taken = []
-        for _ in range(count):
-            which, place = divmod(self.dealt, len(self.problems))
-            if which != self._pass:
-                self._pass = which
-                self._order = np.random.default_rng([self.seed, which]).permutation(len(self.problems)).tolist()
-            taken.append(self.problems[self._order[place]])
-            self.dealt += 1
-        return taken
-
-
-_log = logging.getLogger(__name__)
-
-
-def make_problems(
-    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, config: LLMConfig
-) -> list[Problem]:
-    """Tokenise the prompts and leave out those that are too long, saying how many.
-
-    Raises:
-        ConfigError: The prompt column is missing, or every prompt is longer than ``max_prompt_tokens``.
-    """
-    problems = []
-    for row in rows:
-        if config.prompt_column not in row:
-            raise ConfigError("prompt_column", config.prompt_column, f"one of the columns {', '.join(sorted(row))}")
-        tokens = format_prompt(
-            row[config.prompt_column], tokenizer, system_prompt=config.system_prompt, template=config.prompt_template
-        )
-        if len(tokens) <= config.max_prompt_tokens:
-            problems.append(Problem(row, tuple(tokens)))
-    dropped = len(rows) - len(problems)
-    if rows and not problems:
-        raise ConfigError(
-            "max_prompt_tokens", config.max_prompt_tokens, f"larger: all {dropped} prompts of the dataset are longer"
-        )
-    if dropped:
-        _log.warning("left out %d of %d problems: longer than %d tokens", dropped, len(rows), config.max_prompt_tokens)
-    return problems
-
-
-def check_context(model: Any, config: LLMConfig) -> None:
-    """Raise ConfigError when prompt and completion together do not fit the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    longest = config.max_prompt_tokens + config.max_completion_tokens
-    if context is not None and longest > context:
-        allowed = f"at most {context - config.max_prompt_tokens}: the model's context is {context} tokens"
-        raise ConfigError(
-            "max_completion_tokens",
-            config.max_completion_tokens,
-            f"{allowed}, max_prompt_tokens {config.max_prompt_tokens}",
-        )

@@ -30,6 +30,11 @@ def builtin_names() -> tuple[str, ...]:
     return (*PROCEDURAL, *SOURCES, *PARTS, f"{REASONING_GYM}TASK")
 
 
+def has_held_out_split(name: str) -> bool:
+    """Whether a built-in dataset has problems to train on and others to test on."""
+    return name in PROCEDURAL or name.startswith(REASONING_GYM) or (name in SOURCES and len(SOURCES[name].local) > 1)
+
+
 def load_rows(
     name: str,
     split: str = "train",

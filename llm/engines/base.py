@@ -150,8 +150,3 @@ def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if not found:
         raise ConfigError("eos_token_id", None, "set, on the tokenizer or on the model's generation config")
     return sorted(int(token) for token in found)
-
-
-def base_causal_lm(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with its LoRA layers in place but without peft's wrapper around it."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

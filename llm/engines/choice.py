@@ -3,8 +3,6 @@
 ``hf``
     :class:`~r2vpo.llm.engines.hf.HFEngine`: the trained model itself. Needs nothing more, and is the fastest of them
     for tiny models on a CPU (``r2vpo bench llm --cases engines``).
-``hf-continuous``
-    ``HFContinuousEngine``: the trained model under transformers' continuous batching. For a GPU without vLLM.
 ``vllm``
     :class:`~r2vpo.llm.engines.vllm.VLLMEngine`: a second copy of the weights in vLLM. For real models on a GPU.
 ``auto``
@@ -22,7 +20,7 @@ from r2vpo.llm.engines.base import RolloutEngine
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ENGINES = ("auto", "hf", "hf-continuous", "vllm")
+ENGINES = ("auto", "hf", "vllm")
 """What :func:`make_engine` takes."""
 
 
@@ -78,10 +76,6 @@ def _engine_class(name: str) -> Any:
         from r2vpo.llm.engines.vllm import VLLMEngine
 
         return VLLMEngine
-    if name == "hf-continuous":
-        from r2vpo.llm.engines.hf_continuous import HFContinuousEngine
-
-        return HFContinuousEngine
     from r2vpo.llm.engines.hf import HFEngine
 
     return HFEngine

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 
 from r2vpo.errors import ConfigError, RolloutError
-from r2vpo.llm.engines.base import Completion, Sampling, base_causal_lm, check_request, context_length, eos_token_ids
-from r2vpo.llm.engines.hf import evaluation_mode
-from r2vpo.llm.engines.vllm_weights import (
+from r2vpo.llm.engines.base import Completion, Sampling, check_request, context_length, eos_token_ids
+from r2vpo.llm.engines.vllm_process import (
     check_probe,
-    checkpoint_weights,
     model_log_probs,
     process_group_kept,
     random_state_kept,
     starting_vllm,
 )
+from r2vpo.llm.models.loading import checkpoint_weights
+from r2vpo.llm.models.token_policy import evaluation_mode, without_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -73,7 +73,7 @@ class VLLMEngine:
     ) -> None:
         if sleep and not torch.cuda.is_available():
             raise ConfigError("sleep", sleep, "False without CUDA; there vLLM's sleep mode does nothing")
-        base = base_causal_lm(model)
+        base = without_adapter(model)
         self.weight_version = 0
         self.eos_token_ids = eos_token_ids(base, tokenizer)
         self.dtype = dtype or str(base.dtype).removeprefix("torch.")
@@ -208,7 +208,7 @@ class VLLMEngine:
         )
 
     def _check(self, model: PreTrainedModel) -> None:
-        vocabulary = base_causal_lm(model).config.get_text_config().vocab_size
+        vocabulary = without_adapter(model).config.get_text_config().vocab_size
         length = max(1, min(PROBE_TOKENS, (self._context or 2 * PROBE_TOKENS) - PROBE_TOKENS))
         prompt = [(7 + 13 * i) % vocabulary for i in range(length)]
         probe = self.generate([prompt], 1, Sampling(min(PROBE_TOKENS, length)), [0])[0]

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2vpo.errors import ConfigError
-from r2vpo.llm.data.prompts import format_prompt
+from r2vpo.llm.data.prompts import row_tokens
 from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
 from r2vpo.llm.evaluation.completions import Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
-from r2vpo.llm.rewards import RewardBatch, RewardFunction, score
+from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,7 +71,7 @@ class Answerer:
 
     def _generate(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Completion]]:
         protocol = self.protocol
-        prompts = [prompt_tokens(row, self.tokenizer, protocol) for row in rows]
+        prompts = [row_tokens(row, self.tokenizer, protocol) for row in rows]
         groups: list[list[Completion]] = [[] for _ in rows]
         for size, temperature in ((protocol.samples, protocol.temperature), (int(protocol.greedy), 0.0)):
             if not size:
@@ -89,24 +88,8 @@ class Answerer:
 
     def _score(self, rows: Sequence[Row], texts: Sequence[str]) -> RewardBatch:
         repeated = [row for row in rows for _ in range(self.protocol.answers)]
-        reserved = {self.protocol.prompt_column, "prompts", "completions"}
-        names = sorted({name for row in rows for name in row} - reserved)
-        columns = {name: [row.get(name) for row in repeated] for name in names}
-        prompts = [row[self.protocol.prompt_column] for row in repeated]
-        return score(self.functions, [1.0] * len(self.functions), prompts, texts, columns)
-
-
-def prompt_tokens(row: Row, tokenizer: PreTrainedTokenizerBase, protocol: EvaluationProtocol) -> list[int]:
-    """Token ids of a problem's prompt.
-
-    Raises:
-        ConfigError: There is no such column.
-    """
-    column = protocol.prompt_column
-    if column not in row:
-        raise ConfigError("prompt_column", column, f"one of the columns {', '.join(sorted(row))}")
-    system, template = protocol.system_prompt, protocol.prompt_template
-    return list(format_prompt(row[column], tokenizer, system_prompt=system, template=template))
+        weights = [1.0] * len(self.functions)
+        return score_rows(self.functions, weights, repeated, self.protocol.prompt_column, texts)
 
 
 def named_functions(reward: Reward) -> list[tuple[str, RewardFunction]]:

@@ -60,7 +60,7 @@ class EvaluateCommand:
     """Only the first problems of each benchmark."""
     reward: str | None = None
     """Verifier; exact for arithmetic, the task's own for reasoning-gym, math_verify elsewhere when not given."""
-    engine: Literal["auto", "hf", "hf-continuous", "vllm"] = "auto"
+    engine: Literal["auto", "hf", "vllm"] = "auto"
     """What generates: vllm where it is installed and there is a GPU, else hf."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the weights; auto is bfloat16 on a GPU, else float32."""
@@ -193,12 +193,12 @@ def _load(
 ) -> tuple[RolloutEngine, PreTrainedTokenizerBase]:
     import torch
 
+    from r2vpo.llm.data.prompts import row_tokens
     from r2vpo.llm.engines.choice import choose_engine, make_engine
-    from r2vpo.llm.evaluation.answering import prompt_tokens
     from r2vpo.llm.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model.source, trust_remote_code=command.trust_remote_code)
-    longest = max(len(prompt_tokens(row, tokenizer, protocol)) for benchmark in benchmarks for row in benchmark.rows)
+    longest = max(len(row_tokens(row, tokenizer, protocol)) for benchmark in benchmarks for row in benchmark.rows)
     loaded = load_model(model.source, dtype=command.dtype, trust_remote_code=command.trust_remote_code)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     options: dict[str, Any] = {}

@@ -137,10 +137,9 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     Each file is complete when it appears, and the config appears last: a directory that has one has everything.
     The model stays as it is, adapters included.
     """
-    from r2vpo.llm.engines.base import base_causal_lm
-    from r2vpo.llm.engines.vllm_weights import checkpoint_weights
+    from r2vpo.llm.models.token_policy import without_adapter
 
-    base = base_causal_lm(model)
+    base = without_adapter(model)
     weights = None if base is model else dict(checkpoint_weights(model))
     path.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saving-", dir=path) as scratch:
@@ -148,6 +147,60 @@ def save_pretrained(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         tokenizer.save_pretrained(scratch)
         for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == CONFIG):
             os.replace(file, path / file.name)
+
+
+def checkpoint_weights(model: PreTrainedModel) -> list[tuple[str, torch.Tensor]]:
+    """Every weight by its checkpoint name, LoRA merged in, tied heads included.
+
+    LoRA is added to a copy of each adapted weight. Merging in place and back again, as peft does, would leave
+    rounding errors behind in the base weights at every call.
+
+    Args:
+        model: A causal language model, with or without LoRA adapters.
+
+    Raises:
+        ConfigError: Adapters other than plain LoRA.
+    """
+    import torch
+
+    from r2vpo.llm.models.token_policy import without_adapter
+
+    base = without_adapter(model)
+    with torch.no_grad():
+        weights = _merged_state(base) if base is not model else dict(base.state_dict())
+    head = base.get_output_embeddings()
+    # Without it vLLM leaves the head of tied embeddings at its old values, in silence.
+    if head is not None and "lm_head.weight" not in weights:
+        weights["lm_head.weight"] = head.weight
+    return [(name, weight.detach()) for name, weight in weights.items()]
+
+
+def _merged_state(base: torch.nn.Module) -> dict[str, torch.Tensor]:
+    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    deltas = {}
+    for name, module in base.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        plain = isinstance(module, LoraLayer) and not module.lora_variant and not any(module.lora_bias.values())
+        if not plain:
+            raise ConfigError("peft_config", type(module).__name__, "plain LoRA (no DoRA, no bias) with vLLM")
+        adapters = [] if module.disable_adapters else [a for a in module.active_adapters if a in module.scaling]
+        if adapters:
+            deltas[f"{name}.weight"] = sum(module.get_delta_weight(adapter) for adapter in adapters)
+    state = {}
+    for key, value in base.state_dict().items():
+        if ".original_module." in key or "lora_" in key:
+            continue
+        name = key.replace(".base_layer.", ".")
+        if ".modules_to_save." in name:
+            before, after = name.split(".modules_to_save.")
+            name = f"{before}.{after.split('.', 1)[1]}"
+        state[name] = (value + deltas[name]).to(value.dtype) if name in deltas else value
+    if deltas.keys() - state.keys():
+        raise ConfigError("peft_config", sorted(deltas.keys() - state.keys()), "LoRA on layers that own a weight")
+    return state
 
 
 def _tokenizer_class(source: str, revision: str | None) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from r2vpo.llm.rewards.math_verify import MathVerifyReward
     from r2vpo.llm.rewards.reasoning import ReasoningGymReward
-    from r2vpo.llm.rewards.registry import REWARDS, RewardFunction, make_reward
-    from r2vpo.llm.rewards.scoring import RewardBatch, score
+    from r2vpo.llm.rewards.registry import REWARDS, make_reward
+    from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score
     from r2vpo.llm.rewards.text import completion_text
     from r2vpo.llm.rewards.verifier.pool import Verdict, VerifierPool
 
@@ -31,7 +31,7 @@ _HOMES = {
     "MathVerifyReward": "math_verify",
     "ReasoningGymReward": "reasoning",
     "RewardBatch": "scoring",
-    "RewardFunction": "registry",
+    "RewardFunction": "scoring",
     "Verdict": "verifier.pool",
     "VerifierPool": "verifier.pool",
     "completion_text": "text",

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
 from r2vpo.errors import ConfigError
-
-RewardFunction = Callable[..., list[float | None]]
-"""``f(prompts, completions, **columns) -> [B]`` numbers, None where there is no verdict (TRL's signature)."""
+from r2vpo.llm.rewards.scoring import RewardFunction, is_async
 
 REWARDS = {
     "math_dapo": "r2vpo.llm.rewards.math_dapo:math_dapo",
@@ -45,13 +42,6 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
     if inspect.isclass(target):
         return _checked(name, target(**options))
     return _checked(name, functools.partial(target, **options) if options else target)
-
-
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it returns a coroutine instead of rewards."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _load(name: str, path: str) -> Any:

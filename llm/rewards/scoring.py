@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.errors import ConfigError, R2VPOError, RewardError
-from r2vpo.llm.rewards.registry import RewardFunction, is_async
+
+RewardFunction = Callable[..., list[float | None]]
+"""``f(prompts, completions, **columns) -> [B]`` numbers, None where there is no verdict (TRL's signature)."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +38,19 @@ class RewardBatch:
     """Items without a verdict, by function; those of a function that raised included."""
     errors: dict[str, str] = field(default_factory=dict)
     """Functions that raised, with the exception's text; they have no verdict on any item."""
+
+
+def score_rows(
+    functions: Sequence[tuple[str, RewardFunction]],
+    weights: Sequence[float],
+    rows: Sequence[Mapping[str, Any]],
+    prompt_column: str,
+    completions: Sequence[str],
+) -> RewardBatch:
+    """:func:`score` of answers to rows of a dataset, one each; the functions are given every other column."""
+    names = sorted({name for row in rows for name in row} - {prompt_column, "prompts", "completion", "completions"})
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return score(functions, weights, [row[prompt_column] for row in rows], completions, columns)
 
 
 def score(
@@ -81,6 +97,13 @@ def score(
     total, valid = _weighted_sum(by_function, weights, size)
     excluded = {name: int(np.isnan(values).sum()) for name, values in by_function.items()}
     return RewardBatch(total, valid, by_function, excluded, errors)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it returns a coroutine instead of rewards."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
 
 def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: Sequence[float]) -> None:

@@ -1,16 +1,25 @@
 """Collecting with an engine whose answers are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from r2vpo.errors import RolloutError
-from r2vpo.llm.collection import Collector, Group, describe, overlong_penalty, to_iteration
+from r2vpo.errors import ConfigError, RolloutError
+from r2vpo.llm.collection import (
+    Collector,
+    Group,
+    Problem,
+    PromptStream,
+    check_context,
+    describe,
+    overlong_penalty,
+    to_iteration,
+)
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data.prompts import Problem, PromptStream
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import Completion
 from r2vpo.llm.experience import unpack
-from r2vpo.llm.rewards import score
 from r2vpo.llm.training import accuracy
 
 CONFIG = {"group_size": 2, "prompts_per_iteration": 3, "minibatch_size": 2, "max_completion_tokens": 8}
@@ -42,14 +51,11 @@ def collector(reward=second_is_right, engine=None, problems=4, **settings):
     config = LLMConfig(**{**CONFIG, **settings})
     rows = [Problem({"prompt": f"p{i}", "answer": str(i)}, (i, i)) for i in range(problems)]
 
-    def verify(chosen, texts):
-        columns = {"answer": [p.row["answer"] for p in chosen]}
-        return score([("reward", reward)], (1.0,), [p.row["prompt"] for p in chosen], texts, columns)
-
     def decode(tokens):
         return " ".join(map(str, tokens))
 
-    return Collector(engine or Engine(), PromptStream(rows, 0), verify, decode, config, AcceleratedProcesses())
+    functions = [("reward", reward)]
+    return Collector(engine or Engine(), PromptStream(rows, 0), functions, decode, config, AcceleratedProcesses())
 
 
 def test_groups_hold_the_completions_of_their_problem_and_advantages_are_group_relative():
@@ -157,3 +163,14 @@ def test_stream_deals_every_problem_once_a_pass_and_goes_on_where_it_was():
     later = PromptStream(problems, 3)
     later.dealt = 4
     assert [p.tokens[0] for p in later.take(3)] == [first[4], *second[:2]]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_prompt_and_completion_have_to_fit_the_context_also_of_a_text_model_inside_another(nested):
+    text = SimpleNamespace(max_position_embeddings=20)
+    outer = SimpleNamespace() if nested else text
+    outer.get_text_config = lambda: text
+    model = SimpleNamespace(config=outer)
+    check_context(model, LLMConfig(**CONFIG, max_prompt_tokens=12))
+    with pytest.raises(ConfigError, match=r"max_completion_tokens=8.*at most 7: the model's context is 20 tokens"):
+        check_context(model, LLMConfig(**CONFIG, max_prompt_tokens=13))

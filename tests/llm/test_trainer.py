@@ -22,40 +22,14 @@ from r2vpo.runs.directory import read_metrics
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from llm_runs import ROWS, SETTINGS, make, resume, starts_with_a_digit
 from tiny_models import tiny_model, tiny_tokenizer
-
-ROWS = [{"prompt": f"{a}+{b}=", "answer": str(a + b)} for a in range(10) for b in range(10)]
-SETTINGS = {
-    "prompts_per_iteration": 8,
-    "group_size": 4,
-    "minibatch_size": 16,
-    "max_prompt_tokens": 16,
-    "max_completion_tokens": 4,
-    "learning_rate": 3e-3,
-    "total_rollouts": 32 * 6,
-    "eval_every": 2,
-    "torch_threads": 1,
-}
-
-
-def starts_with_a_digit(prompts, completions, answer, **columns):
-    return [float(completion[:1].isdigit()) for completion in completions]
-
-
-def make(reward=starts_with_a_digit, model=None, rows=ROWS, **settings):
-    objects = {"train_dataset": rows, "eval_dataset": rows[:10], "processing_class": tiny_tokenizer()}
-    return R2VPOTrainer(model or tiny_model(scale=0.1), reward, **{**objects, **SETTINGS, **settings})
 
 
 def train_once(run_dir):
     trainer = make(run_dir=run_dir, total_rollouts=32)
     trainer.train(progress_bar=False)
     trainer.close()
-
-
-def resume(run_dir, **objects):
-    given = {"train_dataset": ROWS, "eval_dataset": ROWS[:10], "processing_class": tiny_tokenizer()}
-    return R2VPOTrainer.resume(run_dir, tiny_model(scale=0.1), starts_with_a_digit, **{**given, **objects})
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -168,7 +142,7 @@ def test_stopped_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_pat
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-from test_trainer import make, resume
+from llm_runs import make
 if __name__ == "__main__":
     {body}
 """
@@ -209,16 +183,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         run = str(tmp_path / f"run{count}")
         # Without a GPU, --multi_gpu starts processes that talk over gloo.
         launch = [sys.executable, "-m", "accelerate.commands.launch", *(["--multi_gpu"] if count > 1 else ["--cpu"])]
-        launch += [
-            "--num_machines",
-            "1",
-            "--num_processes",
-            str(count),
-            "--mixed_precision",
-            "no",
-            "--dynamo_backend",
-            "no",
-        ]
+        launch += f"--num_machines 1 --num_processes {count} --mixed_precision no --dynamo_backend no".split()
         launch += ["--main_process_port", "0", str(script(tmp_path, body.format(run)))]
         done = subprocess.run(launch, env=environment(), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-2000:]

@@ -25,7 +25,7 @@ from r2vpo.llm.bench import command as bench
 from r2vpo.llm.bench.cases import Pair, make_pairs, summarize
 from r2vpo.llm.bench.device import ModelCost, Roofline, Subject, generation_case, measure_roofline, training_case
 from r2vpo.llm.bench.engines import measure_engine
-from r2vpo.llm.bench.process import Contestant, OwnTurns, contest
+from r2vpo.llm.bench.process import Contestant, contest
 from r2vpo.llm.bench.trainers import measure_trainer
 from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer
 from r2vpo.llm.models.tiny_tokenizer import EOS_ID
@@ -36,6 +36,19 @@ SMALL = Workload(
 )
 CONTRACT = {"name", "ours", "peer", "unit", "ratio", "ratio_min", "ratio_max", "runs"}
 PHASES = {"generate", "verify", "train", "sync"}
+
+
+class OwnTurns:
+    """No other side: every turn may start at once."""
+
+    def __init__(self):
+        self.figures = []
+
+    def start(self):
+        pass
+
+    def finish(self, figures):
+        self.figures.append(figures)
 
 
 def test_model_gives_the_end_of_sequence_no_probability_at_all():
@@ -82,7 +95,7 @@ def test_engines_generate_as_many_tokens_as_asked_for(who):
 
 def test_processes_take_turns_and_report():
     sizes = {"passes": 2, "tokens": 16, "vocabulary": 64, "hidden": 8}
-    tasks = [{"measure": "logprob", "who": who, **sizes} for who in ("ours", "naive")]
+    tasks = [{"measure": bench_cases.LOG_PROBS, "who": who, **sizes} for who in ("ours", "naive")]
     sides = contest(*tasks, turns=2)
     assert [len(turns) for turns, _ in sides] == [2, 2]
     assert all(turn["seconds"] > 0 for turns, _ in sides for turn in turns)
@@ -90,7 +103,9 @@ def test_processes_take_turns_and_report():
 
 
 def test_process_waits_after_its_last_turn_while_the_other_one_may_still_work():
-    side = Contestant({"measure": "logprob", "who": "ours", "passes": 1, "tokens": 16, "vocabulary": 64, "hidden": 8})
+    side = Contestant(
+        {"measure": bench_cases.LOG_PROBS, "who": "ours", "passes": 1, "tokens": 16, "vocabulary": 64, "hidden": 8}
+    )
     try:
         side.wait_until_ready()
         side.take_turn(first=True)
@@ -103,7 +118,7 @@ def test_process_waits_after_its_last_turn_while_the_other_one_may_still_work():
 
 
 def test_process_that_fails_is_an_error_with_its_reason():
-    task = {"measure": "logprob", "who": "nobody", "passes": 1, "tokens": 1, "vocabulary": 8, "hidden": 8}
+    task = {"measure": bench_cases.LOG_PROBS, "who": "nobody", "passes": 1, "tokens": 1, "vocabulary": 8, "hidden": 8}
     with pytest.raises(R2VPOError, match="'ours' or 'naive'"):
         contest(task, task, turns=1)
 
@@ -219,7 +234,7 @@ def test_device_cases_on_the_cpu():
     trained = training_case(subject, 32, rows=2, micro_batch_tokens=64, repeats=2)
     generated = generation_case(subject, "hf", 32, completions=3, repeats=2)
     for case in (trained, generated):
-        assert {"name", *case} >= CONTRACT
+        assert set(case) >= CONTRACT
         assert case["peer"] > 0
         assert case["peak_mib"] > 0
         assert len(case["runs"]) == 2

@@ -13,7 +13,6 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.engines.hf import HFEngine
-from r2vpo.llm.engines.hf_continuous import HFContinuousEngine
 
 
 def on(device):
@@ -29,7 +28,7 @@ def test_auto_takes_vllm_on_a_gpu_where_it_is_installed(monkeypatch):
 
 
 def test_a_named_engine_is_taken_whatever_the_device():
-    for name in ("hf", "hf-continuous", "vllm"):
+    for name in ("hf", "vllm"):
         assert choose_engine(name, on("cpu")) == (name, "asked for")
 
 
@@ -38,11 +37,10 @@ def test_engines_are_made_with_their_options():
     assert isinstance(engine, HFEngine)
     assert engine.max_batch == 3
     assert line.startswith("rollout engine: hf (")
-    assert isinstance(make_engine("hf-continuous", tiny_model(), tiny_tokenizer())[0], HFContinuousEngine)
 
 
 def test_unknown_names_and_options():
-    with pytest.raises(ConfigError, match="one of auto, hf, hf-continuous, vllm"):
+    with pytest.raises(ConfigError, match="one of auto, hf, vllm"):
         make_engine("sglang", tiny_model(), tiny_tokenizer())
     with pytest.raises(ConfigError, match=r"sleep=True.*the hf engine does not take it"):
         make_engine("hf", tiny_model(), tiny_tokenizer(), sleep=True)

@@ -13,8 +13,7 @@ from r2vpo.errors import ConfigError, RolloutError
 pytest.importorskip("transformers", reason="needs the llm extra")
 
 from r2vpo.llm.engines.base import RolloutEngine, Sampling
-from r2vpo.llm.engines.decoding import draw, sampling_log_probs, uniform_numbers
-from r2vpo.llm.engines.hf import HFEngine, memory_limit
+from r2vpo.llm.engines.hf import HFEngine, draw, memory_limit, sampling_log_probs, uniform_numbers
 
 EOS = 1
 TOKENIZER = SimpleNamespace(eos_token_id=EOS)

@@ -16,7 +16,8 @@ from tiny_models import tiny_model
 
 from r2vpo.llm.engines.base import Sampling
 from r2vpo.llm.engines.vllm import VLLMEngine
-from r2vpo.llm.engines.vllm_weights import check_probe, checkpoint_weights, model_log_probs, process_group_kept
+from r2vpo.llm.engines.vllm_process import check_probe, model_log_probs, process_group_kept
+from r2vpo.llm.models.loading import checkpoint_weights
 
 EOS = 1
 TOKENIZER = SimpleNamespace(eos_token_id=EOS)
@@ -103,7 +104,7 @@ class TestRunningEngine:
         assert sum(a != b for a, b in zip(together, others, strict=True)) >= 8
 
     def test_log_probs_include_temperature_and_top_p(self, engine, tied_model):
-        from r2vpo.llm.engines.decoding import sampling_log_probs
+        from r2vpo.llm.engines.hf import sampling_log_probs
 
         for sampling in (Sampling(10, 0.6), Sampling(10, 1.5), Sampling(10, 1.0, 0.6), Sampling(10, 0.0)):
             for i, completion in enumerate(engine.generate(PROMPTS, 2, sampling, range(8))):

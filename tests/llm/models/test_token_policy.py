@@ -5,8 +5,7 @@ import torch
 from tiny_models import VOCABULARY, random_batch, tiny_model
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.models.backbone import CausalLM
-from r2vpo.llm.models.token_policy import TokenPolicy
+from r2vpo.llm.models.token_policy import CausalLM, TokenPolicy
 
 transformers = pytest.importorskip("transformers")
 

@@ -1,4 +1,4 @@
-"""The weights vLLM is given, under the names of a plain checkpoint, and the check that it took them."""
+"""What starting vLLM does to this process, undone; and the check that it took the weights it was given."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from r2vpo.errors import ConfigError, RolloutError
-from r2vpo.llm.engines.base import base_causal_lm
+from r2vpo.errors import RolloutError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -85,56 +83,6 @@ def process_group_kept() -> Iterator[None]:
 
 PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
 """Largest log-prob difference of a probe token that counts as rounding. A stale head was seen to be off by 1.4 to 4."""
-
-
-def checkpoint_weights(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
-    """Every weight by its checkpoint name, LoRA merged in, tied heads included.
-
-    LoRA is added to a copy of each adapted weight. Merging in place and back again, as peft does, would leave
-    rounding errors behind in the base weights at every call.
-
-    Args:
-        model: A causal language model, with or without LoRA adapters.
-
-    Raises:
-        ConfigError: Adapters other than plain LoRA.
-    """
-    base = base_causal_lm(model)
-    weights = _merged_state(base) if base is not model else dict(base.state_dict())
-    head = base.get_output_embeddings()
-    # Without it vLLM leaves the head of tied embeddings at its old values, in silence.
-    if head is not None and "lm_head.weight" not in weights:
-        weights["lm_head.weight"] = head.weight
-    return [(name, weight.detach()) for name, weight in weights.items()]
-
-
-@torch.no_grad()
-def _merged_state(base: torch.nn.Module) -> dict[str, Tensor]:
-    from peft.tuners.lora import LoraLayer
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    deltas = {}
-    for name, module in base.named_modules():
-        if not isinstance(module, BaseTunerLayer):
-            continue
-        plain = isinstance(module, LoraLayer) and not module.lora_variant and not any(module.lora_bias.values())
-        if not plain:
-            raise ConfigError("peft_config", type(module).__name__, "plain LoRA (no DoRA, no bias) with vLLM")
-        adapters = [] if module.disable_adapters else [a for a in module.active_adapters if a in module.scaling]
-        if adapters:
-            deltas[f"{name}.weight"] = sum(module.get_delta_weight(adapter) for adapter in adapters)
-    state = {}
-    for key, value in base.state_dict().items():
-        if ".original_module." in key or "lora_" in key:
-            continue
-        name = key.replace(".base_layer.", ".")
-        if ".modules_to_save." in name:
-            before, after = name.split(".modules_to_save.")
-            name = f"{before}.{after.split('.', 1)[1]}"
-        state[name] = (value + deltas[name]).to(value.dtype) if name in deltas else value
-    if deltas.keys() - state.keys():
-        raise ConfigError("peft_config", sorted(deltas.keys() - state.keys()), "LoRA on layers that own a weight")
-    return state
 
 
 @torch.no_grad()
