@@ -14,8 +14,8 @@ import tyro
 from r2vpo.errors import ConfigError, RunDirectoryError
 
 FIGURES = {
-    "control": "r2vpo.plotting",
-    "seeds": "r2vpo.control.experiments.seed_summary",
+    "control": "r2vpo.control.pictures",
+    "seeds": "r2vpo.control.experiments.figures",
     "llm": "r2vpo.llm.experiments.curves",
 }
 """By kind of run: the module whose ``write_figures(run_dirs, output)`` draws it and returns the pictures' paths."""

@@ -24,7 +24,8 @@ import tyro
 
 from r2vpo.llm.experiments.compare import compare_jobs
 from r2vpo.llm.experiments.worker import Job
-from r2vpo.runs.study import Line, read_results
+from r2vpo.runs.study import read_results
+from r2vpo.runs.workers import Line
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Arguments of ``r2vpo control study``."""
+"""Arguments of ``r2vpo control compare`` and ``study``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from r2vpo.control.config import ControlConfig
 from r2vpo.envs.tasks.table import TASKS
 from r2vpo.errors import ConfigError
-from r2vpo.validation import check_names
+from r2vpo.validation import check_names, upgraded
 
 ELSEWHERE = {
     "env": "--env",
@@ -43,7 +43,7 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
         name, equals, text = word.partition("=")
         if not equals:
             raise ConfigError("set", word, "NAME=VALUE, as in delta=0.05")
-        check_names(ControlConfig, {name: text})
+        check_names(ControlConfig, upgraded({name: text}))  # a hyperparameter of the objective goes by its own name
         if name in ELSEWHERE:
             raise ConfigError(name, text, f"left out of --set: {ELSEWHERE[name]} says it")
         if name in settings:
@@ -58,7 +58,7 @@ def setting_words(settings: dict[str, Any]) -> list[str]:
 
 
 def _value(name: str, text: str) -> Any:
-    hint = _HINTS[name]
+    hint = _HINTS.get(name)
     if get_origin(hint) is tuple:
         return [_number(part) for part in text.split(",")]
     value: Any = {"none": None, "true": True, "false": False}.get(text.lower(), _number(text))
@@ -81,6 +81,37 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ",".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class CompareCommand:
+    """Train several algorithms on the same tasks, steps and seeds, and evaluate all of them alike.
+
+    Ours: r2vpo-off (also r2vpo), r2vpo-on, ppo, ppo-replay, clip_higher, gppo, topr, spo, cispo, gspo, none; and for
+    speed r2vpo-off-overlap, r2vpo-on-overlap, r2vpo-fast, ppo-fast.
+    Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3; and SB3's PPO with our
+    objective in place of its own, r2vpo-sb3, and with replay besides, r2vpo-sb3-off.
+    Interrupted, the same command goes on where it stopped.
+    """
+
+    env: tuple[str, ...] = ("HalfCheetah-v5",)
+    """Gymnasium ids."""
+    algos: tuple[str, ...] = ("r2vpo-on", "r2vpo-off", "ppo", "sb3-ppo")
+    """Algorithms, by the names above."""
+    seeds: int = 5
+    """Seeds 0 to N-1."""
+    total_steps: int = 300_000
+    """Environment steps of each run."""
+    out: Path = Path("runs/compare")
+    """Folder for runs, results, table and picture."""
+    workers: int = 2
+    """Runs at a time, one torch thread each."""
+    episodes: int = 20
+    """Evaluation episodes, deterministic and again stochastic."""
+    json: Path | None = None
+    """Also write the comparison to this file."""
+    quiet: bool = False
+    """No live table."""
 
 
 Videos = Literal["none", "best-worst"]

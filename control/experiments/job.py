@@ -1,27 +1,26 @@
-"""One cell of a comparison: train, evaluate, and describe the result as one JSON line."""
+"""What identifies one run: a cell of a study, or a seed of one setting."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
-from r2vpo.control.evaluation import BatchPolicy, EpisodeLog, evaluate_policy
 from r2vpo.control.experiments.commands import setting_words
 from r2vpo.control.presets import VARIANTS
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.workers import Job as AnyJob
+from r2vpo.runs.workers import Line
 
-EVALUATION_SEED = 1_000_000
-"""First reset seed of evaluation episodes; training seeds are small, so the two never meet."""
-
-Key = tuple[str, str, int, int, str]
+WORKER = "r2vpo.control.experiments.worker"
 
 
 @dataclass(frozen=True)
-class Job:
-    """What identifies one run of a comparison."""
+class Job(AnyJob):
+    """A cell of a study or a comparison."""
+
+    worker = WORKER
 
     algo: str
     env: str
@@ -32,14 +31,14 @@ class Job:
     """What overrides the preset; empty for other libraries' algorithms."""
 
     @classmethod
-    def of_line(cls, line: dict[str, Any]) -> Job:
+    def of_line(cls, line: Line) -> Job:
         """The job that a study line is the result of; lines from before there were settings had none."""
         identity = line["algo"], line["env"], line["seed"], line["total_steps"]
         return cls(*identity, line.get("eval_episodes", 20), line.get("settings", {}))
 
     @property
-    def key(self) -> Key:
-        """Two lines with the same key are the same experiment."""
+    def key(self) -> tuple[str, str, int, int, str]:
+        """The number of evaluation episodes is no part of it."""
         return self.algo, self.env, self.seed, self.total_steps, _canonical(self.settings)
 
     @property
@@ -48,9 +47,14 @@ class Job:
         return " ".join([self.algo, *setting_words(self.settings)])
 
     @property
-    def label(self) -> str:
+    def title(self) -> str:
         """Name, task and seed, for people."""
         return f"{self.name} {self.env}, seed {self.seed}"
+
+    @property
+    def size(self) -> int:
+        """Environment steps."""
+        return self.total_steps
 
     @property
     def folder(self) -> str:
@@ -72,60 +76,57 @@ class Job:
 
     @property
     def train_settings(self) -> dict[str, Any]:
-        """Arguments of our trainer besides environment and seed; the algorithm's preset fills in the others."""
-        settings = {"total_steps": self.total_steps, "eval_episodes": 0, "env_threads": 1}
-        settings |= VARIANTS[self.algo] | self.settings
-        if "hidden_sizes" in settings:  # JSON has no tuples
-            settings["hidden_sizes"] = tuple(settings["hidden_sizes"])
-        return settings
+        """Arguments of our trainer; the algorithm's preset fills in the others."""
+        own = VARIANTS[self.algo] | self.settings
+        run = {"env": self.env, "seed": self.seed, "total_steps": self.total_steps, "eval_episodes": 0}
+        return _from_json(run | {"env_threads": 1} | own)
 
 
-def describe_run(
-    job: Job,
-    act: Any,
-    episodes: EpisodeLog,
-    train_seconds: float,
-    steps_done: int,
-    config: dict[str, Any],
-) -> dict[str, Any]:
-    """Evaluate deterministically and stochastically, and return the study line.
+@dataclass(frozen=True)
+class SeedJob(AnyJob):
+    """One seed of a setting."""
 
-    Args:
-        job: Identity of the run.
-        act: ``act(deterministic)`` gives a :data:`BatchPolicy` on raw observations.
-        episodes: Training episodes.
-        train_seconds: Wall-clock seconds of training alone.
-        steps_done: Environment steps really taken.
-        config: Every setting of the algorithm.
+    worker = WORKER
 
-    Returns:
-        Identity, scores, curve, speed and provenance; ``success_rate`` only where the task tells success.
-    """
-    policies: dict[str, BatchPolicy] = {"deterministic": act(True), "stochastic": act(False)}
-    results = {
-        kind: evaluate_policy(policy, job.env, job.eval_episodes, EVALUATION_SEED + job.seed)
-        for kind, policy in policies.items()
-    }
-    steps, returns = episodes.curve(job.total_steps)
-    rate = results["deterministic"].success_rate
-    return {
-        **asdict(job),
-        "eval_return_mean": results["deterministic"].mean,
-        "eval_return_std": results["deterministic"].std,
-        "eval_returns": results["deterministic"].returns,
-        "eval_return_mean_stochastic": results["stochastic"].mean,
-        "eval_returns_stochastic": results["stochastic"].returns,
-        **({} if rate is None else {"success_rate": rate}),
-        "steps": steps,
-        "returns": returns,
-        "wall_seconds": train_seconds,
-        "steps_per_second": steps_done / train_seconds,
-        "config": config,
-        "command": job.command,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
-    }
+    seed: int
+    settings: dict[str, Any]
+    """Every other field of ControlConfig."""
+
+    @classmethod
+    def of_line(cls, line: Line) -> SeedJob:
+        """The lines of one folder differ by their seed alone."""
+        return cls(line["seed"], {})
+
+    @property
+    def key(self) -> int:
+        """The seed."""
+        return self.seed
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"seed {self.seed}"
+
+    @property
+    def size(self) -> int:
+        """Environment steps."""
+        return int(self.settings["total_steps"])
+
+    @property
+    def folder(self) -> str:
+        """Name of its run directory."""
+        return f"seed{self.seed}"
+
+    @property
+    def train_settings(self) -> dict[str, Any]:
+        """Arguments of our trainer."""
+        return _from_json(self.settings | {"seed": self.seed})
+
+
+def _from_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as a single run has them; JSON has no tuples."""
+    sizes = settings.get("hidden_sizes")
+    return settings if sizes is None else settings | {"hidden_sizes": tuple(sizes)}
 
 
 def _canonical(settings: dict[str, Any]) -> str:

@@ -2,88 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.experiments.seed_summary import plot_seeds, summarise_seeds
-from r2vpo.control.experiments.seed_worker import (
-    LAMBDA,
-    RATIO_VARIANCE,
-    RETURN,
-    SeedJob,
-    newest_metrics,
-    seed_directory,
-)
+from r2vpo.control.experiments.figures import plot_seeds
+from r2vpo.control.experiments.job import SeedJob
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.envs.making import make_env, require_box_spaces
-from r2vpo.errors import R2VPOError, RunDirectoryError
+from r2vpo.errors import ConfigError, RunDirectoryError
+from r2vpo.plotting import load_run
+from r2vpo.processes import usable_cores
 from r2vpo.runs.checkpoint import write_text_atomically
-from r2vpo.runs.directory import CONFIG, CURVE, SUMMARY
-from r2vpo.runs.live_table import LiveTable
-from r2vpo.runs.study import Cell, read_results, run_cells
-from r2vpo.validation import whole
+from r2vpo.runs.directory import CONFIG, CURVE, SUMMARY, take_lock
+from r2vpo.runs.provenance import package_versions
+from r2vpo.runs.study import RESULTS, finished_lines, makespan, raise_failures, read_results, run_jobs
+from r2vpo.stats import bootstrap_interval, interquartile_mean
+from r2vpo.validation import upgraded
 
 SEEDS = "seeds.json"
 """First seed, how many, and the settings."""
-RESULTS = "runs.jsonl"
-"""A line for each seed that ended."""
-WALL = "wall_seconds.json"
-"""Time spent so far, over all processes that trained here."""
-
-_SAVE_SECONDS = 5.0
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the lock is the operating system's and goes with the process however that ends."""
-    with (path / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunDirectoryError(f"run_dir={str(path)!r} is in use by another process") from error
-        yield
-
-
-def wall_seconds(path: Path) -> float:
-    """Seconds counted so far."""
-    file = path / WALL
-    return float(json.loads(file.read_text())) if file.exists() else 0.0
-
-
-@contextmanager
-def counting_wall_seconds(path: Path) -> Iterator[None]:
-    """Add the time spent inside to what earlier calls counted; a kill loses a few seconds of it."""
-    before, started, over = wall_seconds(path), time.monotonic(), threading.Event()
-
-    def save() -> None:
-        write_text_atomically(path / WALL, json.dumps(before + time.monotonic() - started))
-
-    def keep_saving() -> None:
-        while not over.wait(_SAVE_SECONDS):
-            save()
-
-    thread = threading.Thread(target=keep_saving, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-        save()
-
-
-GRACE_SECONDS = 30.0
-"""After Ctrl-C the processes have this long to finish their iteration and save."""
 
 
 def train_seeds(
@@ -125,7 +68,8 @@ class SeedStudy:
             ConfigError: A setting or the number of seeds is not allowed, or the spaces do not fit.
             RunDirectoryError: The directory cannot be written, or holds runs already.
         """
-        whole("seeds", 1)(SimpleNamespace(seeds=count))
+        if count < 1:
+            raise ConfigError("seeds", count, "a whole number of at least 1")
         config = resolve_config(settings)
         env = make_env(config.env)
         try:
@@ -153,7 +97,7 @@ class SeedStudy:
         file = Path(path) / SEEDS
         try:
             identity = json.loads(file.read_text())
-            return cls(Path(path), ControlConfig(**identity["settings"]), int(identity["seeds"]))
+            return cls(Path(path), ControlConfig(**upgraded(identity["settings"])), int(identity["seeds"]))
         except FileNotFoundError as error:
             raise RunDirectoryError(f"run_dir={str(path)!r} holds no seeds: there is no {SEEDS} in it") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -174,25 +118,32 @@ class SeedStudy:
         return range(self.config.seed, self.config.seed + self.count)
 
     @property
+    def jobs(self) -> list[SeedJob]:
+        """One for each seed, a core each."""
+        settings = config_dict(self.config)
+        del settings["seed"]
+        settings["env_threads"] = settings["env_threads"] or 1
+        return [SeedJob(seed, settings) for seed in self.seeds]
+
+    @property
     def run_dirs(self) -> list[Path]:
         """Run directory of each seed; those that have not begun do not exist yet."""
-        return [seed_directory(self.path, seed) for seed in self.seeds]
+        return [self.path / job.folder for job in self.jobs]
 
     @property
     def finished(self) -> list[int]:
         """Seeds that are trained, evaluated and written down."""
-        ended = {line["seed"] for line in read_results(self.path / RESULTS)}
-        return [seed for seed in self.seeds if seed in ended and (seed_directory(self.path, seed) / SUMMARY).is_file()]
+        ended = finished_lines(self.jobs, self.path)
+        return [job.seed for job in self.jobs if job.key in ended and (self.path / job.folder / SUMMARY).is_file()]
 
     @property
     def workers(self) -> int:
         """Processes at a time: as many as the usable cores have room for."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, self.config.env_threads, self.config.torch_threads)
-        return max(1, min(self.count, cores // threads))
+        return max(1, min(self.count, usable_cores() // threads))
 
     def train(self, quiet: bool = True) -> dict[str, Any]:
-        """Train the seeds that are missing or half done, then write the summary and the curve of all; see above.
+        """Train the seeds that are missing or half done, then write the summary and the curve of all.
 
         Args:
             quiet: No live table.
@@ -205,40 +156,14 @@ class SeedStudy:
             R2VPOError: Seeds failed; the others are finished and saved first.
             KeyboardInterrupt: Ctrl-C; every process has saved its last iteration.
         """
-        with locked(self.path):
+        with take_lock(self.path):
             self._forget_lost_runs()
-            failures = self._run(quiet) if len(self.finished) < self.count else []
-            if failures:
-                raise R2VPOError(f"{len(failures)} of {self.count} seeds failed; the first: {failures[0]}")
-            summary = summarise_seeds(self.run_dirs, wall_seconds(self.path))
+            failures = run_jobs(self.jobs, self.path, self.workers, quiet=quiet, runs=self.path, what="seed")
+            raise_failures(failures, self.count, "seeds")
+            summary = summarise_seeds(self.run_dirs, self.workers)
             write_text_atomically(self.path / SUMMARY, json.dumps(summary, indent=2))
             plot_seeds([self.path], self.path / CURVE)
         return summary
-
-    def _run(self, quiet: bool) -> list[str]:
-        settings = config_dict(self.config)
-        del settings["seed"]
-        settings["env_threads"] = settings["env_threads"] or 1
-        size = self.config.total_steps
-        cells = [Cell(SeedJob(seed, settings), seed, size, f"seed {seed}") for seed in self.seeds]
-        table = LiveTable(
-            "seed", {seed: (str(seed), size) for seed in self.seeds}, (RETURN, RATIO_VARIANCE, LAMBDA), quiet=quiet
-        )
-        for seed, run_dir in zip(self.seeds, self.run_dirs, strict=True):
-            table.update(seed, "waiting", newest_metrics(run_dir).get("step", 0), {})
-        with counting_wall_seconds(self.path):
-            return run_cells(
-                cells,
-                self.path / RESULTS,
-                lambda line: line["seed"],
-                "r2vpo.control.experiments.seed_worker",
-                self.path,
-                self.workers,
-                "steps",
-                display=table,
-                environment={"OMP_NUM_THREADS": "1"},
-                grace=GRACE_SECONDS,
-            )
 
     def _forget_lost_runs(self) -> None:
         """A seed whose run directory was deleted is trained again."""
@@ -246,3 +171,96 @@ class SeedStudy:
         if results.exists():
             lines = [line for line in read_results(results) if line["seed"] in finished]
             write_text_atomically(results, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def summarise_seeds(run_dirs: Sequence[Path], workers: int) -> dict[str, Any]:
+    """What the summaries of the seeds say together.
+
+    Args:
+        run_dirs: Finished runs of one setting.
+        workers: How many were trained at a time.
+
+    Returns:
+        Fields of summary.json; ``wall_seconds`` is how long training all of them takes, so many at a time. Those of the
+        evaluation are missing where there was none.
+    """
+    runs = [read_summary(run_dir) for run_dir in run_dirs]
+    wall_seconds = makespan((run["train_seconds"] for run in runs), workers)
+    summary: dict[str, Any] = {name: runs[0][name] for name in ("env", "algo", "objective")}
+    summary |= {
+        "seeds": [run["seed"] for run in runs],
+        "total_steps": runs[0]["total_steps"],
+        "steps_per_second": sum(run["total_steps"] for run in runs) / wall_seconds,
+        "wall_seconds": wall_seconds,
+        "versions": package_versions(),
+    }
+    if all("eval_return_mean" in run for run in runs):
+        returns = [run["eval_return_mean"] for run in runs]
+        summary |= {
+            "eval_return_iqm": float(interquartile_mean(returns)),
+            "eval_return_interval": list(bootstrap_interval(returns)),
+            "eval_returns_mean": returns,
+            "eval_episodes": runs[0]["eval_episodes"],
+        }
+    return summary
+
+
+def read_summary(run_dir: Path) -> dict[str, Any]:
+    """What summary.json of a run holds.
+
+    Raises:
+        RunDirectoryError: It is damaged.
+    """
+    try:
+        return dict(json.loads((run_dir / SUMMARY).read_text()))
+    except ValueError as error:
+        raise RunDirectoryError(f"{run_dir / SUMMARY} is damaged: {error}") from error
+
+
+def best_run(run_dirs: Sequence[Path]) -> Path:
+    """The run with the highest evaluation; with the highest last training return where none was evaluated."""
+
+    def score(run_dir: Path) -> float:
+        evaluated = read_summary(run_dir).get("eval_return_mean")
+        if evaluated is not None:
+            return float(evaluated)
+        _, returns = load_run(run_dir).series("return")
+        return float(returns[-1]) if len(returns) else -np.inf
+
+    return max(run_dirs, key=score)
+
+
+def print_report(parent: Path, run_dirs: Sequence[Path], json_copy: Path | None) -> None:
+    """Print a row a seed, their interquartile mean, and where everything is.
+
+    Args:
+        parent: Directory of the seeds, with its summary.json.
+        run_dirs: Their run directories.
+        json_copy: Where the summary is written once more, or None.
+    """
+    summary = read_summary(parent)
+    if json_copy is not None:
+        write_text_atomically(json_copy, (parent / SUMMARY).read_text())
+    for run_dir in run_dirs:
+        run = read_summary(run_dir)
+        print(
+            f"{run_dir.name:<12}{_evaluation(run)}{run['train_seconds']:.0f} s, {run['steps_per_second']:,.0f} steps/s"
+        )
+    if "eval_return_iqm" in summary:
+        low, high = summary["eval_return_interval"]
+        print(
+            f"{'IQM':<12}{summary['eval_return_iqm']:.1f} [{low:.1f}, {high:.1f}] over {len(run_dirs)} seeds "
+            "(interquartile mean, 95 % bootstrap interval)"
+        )
+    speed = summary["steps_per_second"]
+    print(f"{'trained':<12}{summary['wall_seconds']:.0f} s, {speed:,.0f} steps/s of all together")
+    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", "video.mp4")):
+        if (parent / file).exists():
+            print(f"{name:<12}{parent / file}")
+
+
+def _evaluation(run: dict[str, Any]) -> str:
+    if "eval_return_mean" not in run:
+        return ""
+    score = f"{run['eval_return_mean']:.1f} ± {run['eval_return_std']:.1f} over {run['eval_episodes']} episodes"
+    return f"{score} (sampling actions: {run['eval_return_mean_stochastic']:.1f}), "

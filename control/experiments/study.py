@@ -1,58 +1,29 @@
-"""Tasks x algorithms x seeds as a list on disk that any number of kills leaves whole."""
+"""Several algorithms on the same tasks and seeds: ``compare``, and ``study`` with its list on disk."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r2vpo.control.experiments.commands import StudyCommand, StudyResumeCommand, parse_settings
-from r2vpo.control.experiments.compare import check_cells, finish_comparison, jobs_of
+from r2vpo.control.experiments.commands import CompareCommand, StudyCommand, StudyResumeCommand, parse_settings
+from r2vpo.control.experiments.figures import plot_comparison
 from r2vpo.control.experiments.job import Job
-from r2vpo.control.experiments.runs import (
-    RESULTS,
-    RUNS,
-    StudyForecast,
-    experiment_folder,
-    lines_of,
-    run_jobs,
-    steps_done,
-)
-from r2vpo.control.experiments.seeds import locked
+from r2vpo.control.experiments.peers import PEERS, require_installed
+from r2vpo.control.experiments.summary import print_table, summarise_lines
 from r2vpo.control.experiments.videos import best_and_worst, film
-from r2vpo.control.presets import VARIANTS
+from r2vpo.control.presets import VARIANTS, resolve_config
+from r2vpo.envs.making import make_env, require_box_spaces
 from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.runs.checkpoint import write_text_atomically
+from r2vpo.runs.directory import take_lock
 from r2vpo.runs.progress import clock_text
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
-
-
-def print_states(jobs: Sequence[Job], out: Path, workers: int) -> None:
-    """Print a line for each cell (done, half done with its steps, waiting), and the time left.
-
-    Args:
-        jobs: In the order in which they start.
-        out: Folder of the study.
-        workers: Processes at a time, for the time left.
-    """
-    finished = {Job.of_line(line).key for line in lines_of(jobs, out)}
-    open_rows: dict[Hashable, tuple[int, float | None]] = {}
-    counts = {"done": 0, "half done": 0, "waiting": 0}
-    for job in jobs:
-        steps = job.total_steps if job.key in finished else steps_done(job, out)
-        state = "done" if job.key in finished else "half done" if steps else "waiting"
-        if state != "done":
-            open_rows[job.key] = steps, None
-        counts[state] += 1
-        print(f"{state:<10}  {f'{steps:,}/{job.total_steps:,}':>21}  {job.label}")
-    left = StudyForecast(jobs, out / RESULTS, workers)(open_rows)
-    eta = "unknown, nothing has finished yet" if left is None else f"{clock_text(left)} with {workers} at a time"
-    said = ", ".join(f"{count} {state}" for state, count in counts.items())
-    print(f"{said}; {'nothing left to do' if not open_rows else f'time left {eta}'}")
-
+from r2vpo.runs.study import RUNS, compare_jobs, finished_lines, units_done
+from r2vpo.runs.workers import Line
 
 STUDY = "study.json"
 """Cells, how they are run, and where the list came from."""
@@ -119,6 +90,20 @@ class JobList:
             raise RunDirectoryError(f"{folder / STUDY} cannot be written: {error.strerror}") from error
 
 
+def compare(command: CompareCommand) -> dict[str, Any]:
+    """Run what is missing, then summarise everything; returns what comparison.json holds.
+
+    Raises:
+        ConfigError: Unknown or missing algorithm, unknown environment, or a count below 1.
+        RunDirectoryError: The folder cannot be written, or is in use.
+        R2VPOError: Runs failed; the others are finished and saved first.
+        KeyboardInterrupt: Ctrl-C; everything is saved.
+    """
+    jobs = jobs_of(command, range(command.seeds), {})
+    with take_lock(command.out, "out"):
+        return _compare(jobs, command.out, command.workers, quiet=command.quiet, json_copy=command.json)
+
+
 def study(command: StudyCommand | StudyResumeCommand) -> dict[str, Any] | None:
     """Write the list, run what is missing, then summarise everything, or only print the states.
 
@@ -134,22 +119,22 @@ def study(command: StudyCommand | StudyResumeCommand) -> dict[str, Any] | None:
         R2VPOError: Runs failed; the others are finished and saved first.
         KeyboardInterrupt: Ctrl-C; everything is saved.
     """
-    if isinstance(command, StudyResumeCommand):
-        out, listed = command.resume, _reopened(command)
-    else:
-        jobs = study_jobs(command)
-        out, listed = command.out, _extended(command, jobs)
+    jobs = study_jobs(command) if isinstance(command, StudyCommand) else []
+    out = command.out if isinstance(command, StudyCommand) else command.resume
+    listed = _listed(command, jobs)
     if command.list:
         print_states(listed.jobs, out, listed.workers)
         return None
-    experiment_folder(out)
-    with locked(out):
+    with take_lock(out, "out"):
         # Again under the lock: another command may have added cells in between.
-        listed = _reopened(command) if isinstance(command, StudyResumeCommand) else _extended(command, jobs)
-        if isinstance(command, StudyCommand):
-            listed = listed.with_command(command.text)
+        listed = _listed(command, jobs)
         listed.save(out)
-        return _run(listed, out, command.quiet)
+        print(f"{len(listed.jobs)} runs, {listed.workers} at a time -> {out}", flush=True)
+
+        def films(lines: list[Line]) -> list[Path]:
+            return film(best_and_worst(lines), out / RUNS) if listed.videos == "best-worst" else []
+
+        return _compare(listed.jobs, out, listed.workers, quiet=command.quiet, extra=films)
 
 
 def study_jobs(command: StudyCommand) -> list[Job]:
@@ -161,32 +146,89 @@ def study_jobs(command: StudyCommand) -> list[Job]:
     if command.first_seed < 0:
         raise ConfigError("first_seed", command.first_seed, "a whole number of at least 0")
     settings = parse_settings(command.set)
-    seeds = range(command.first_seed, command.first_seed + command.seeds)
-    jobs = jobs_of(command, seeds, settings)
-    check_cells(command, jobs)
+    jobs = jobs_of(command, range(command.first_seed, command.first_seed + command.seeds), settings)
     if settings and not any(algo in VARIANTS for algo in command.algos):
         raise ConfigError("set", " ".join(command.set), "left out where no algorithm is one of ours")
     return jobs
 
 
-def _reopened(command: StudyResumeCommand) -> JobList:
+def jobs_of(command: CompareCommand | StudyCommand, seeds: Iterable[int], settings: dict[str, Any]) -> list[Job]:
+    """The cells of a command, seeds outermost; all that can be known to be wrong before any work is said here.
+
+    Args:
+        command: Tasks, algorithms, steps and counts.
+        seeds: Of each task and algorithm.
+        settings: For our own algorithms.
+
+    Raises:
+        ConfigError: Unknown or missing algorithm, unknown environment, a count below 1, or a setting outside its range.
+    """
+    for field in ("seeds", "total_steps", "workers", "episodes"):
+        if getattr(command, field) < 1:
+            raise ConfigError(field, getattr(command, field), "a whole number of at least 1")
+    for field in ("env", "algos"):
+        if not getattr(command, field):
+            raise ConfigError(field, getattr(command, field), "at least one")
+    for algo in command.algos:
+        if algo in PEERS:
+            require_installed(algo)
+        elif algo not in VARIANTS:
+            raise ConfigError("algos", algo, f"one of {', '.join([*VARIANTS, *PEERS])}")
+    jobs = [
+        Job(algo, env, seed, command.total_steps, command.episodes, settings if algo in VARIANTS else {})
+        for seed in seeds
+        for env in command.env
+        for algo in command.algos
+    ]
+    for job in jobs:
+        if job.algo in VARIANTS:
+            resolve_config(job.train_settings)
+    for env_id in dict.fromkeys(command.env):
+        env = make_env(env_id)
+        require_box_spaces(env)
+        env.close()
+    return list({job.key: job for job in jobs}.values())
+
+
+def print_states(jobs: Sequence[Job], out: Path, workers: int) -> None:
+    """Print a line for each cell (done, half done with its steps, waiting), and the time left.
+
+    Args:
+        jobs: In the order in which they start.
+        out: Folder of the study.
+        workers: Processes at a time, for the time left.
+    """
+    finished = finished_lines(jobs, out)
+    counts, left = {"done": 0, "half done": 0, "waiting": 0}, 0
+    for job in jobs:
+        steps = job.size if job.key in finished else units_done(job, out / RUNS)
+        state = "done" if job.key in finished else "half done" if steps else "waiting"
+        counts[state] += 1
+        left += max(0, job.size - steps)
+        print(f"{state:<10}  {f'{steps:,}/{job.size:,}':>21}  {job.title}")
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    if counts["done"] == len(jobs):
+        print(f"{said}; nothing left to do")
+    elif not finished:
+        print(f"{said}; time left unknown, nothing has finished yet")
+    else:
+        seconds = sum(line["wall_seconds"] for line in finished.values())
+        pace = seconds / sum(line["total_steps"] for line in finished.values())
+        print(f"{said}; time left {clock_text(pace * left / workers)} with {workers} at a time")
+
+
+def _listed(command: StudyCommand | StudyResumeCommand, jobs: list[Job]) -> JobList:
+    """The list on disk, with what the command changes or adds."""
+    if isinstance(command, StudyCommand):
+        known = JobList.open(command.out) if (command.out / STUDY).exists() else JobList((), 1, "none")
+        extended = known.with_jobs(jobs).with_command(command.text)
+        return replace(extended, workers=command.workers, videos=command.videos)
     if command.workers is not None and command.workers < 1:
         raise ConfigError("workers", command.workers, "a whole number of at least 1")
     listed = JobList.open(command.resume)
     return replace(listed, workers=command.workers or listed.workers, videos=command.videos or listed.videos)
 
 
-def _extended(command: StudyCommand, jobs: list[Job]) -> JobList:
-    known = JobList.open(command.out) if (command.out / STUDY).exists() else JobList((), 1, "none")
-    return replace(known.with_jobs(jobs), workers=command.workers, videos=command.videos)
-
-
-def _run(listed: JobList, out: Path, quiet: bool) -> dict[str, Any]:
-    print(f"{len(listed.jobs)} runs, {listed.workers} at a time -> {out}", flush=True)
-    failures = run_jobs(listed.jobs, out, listed.workers, quiet)
-    videos = best_and_worst(lines_of(listed.jobs, out)) if listed.videos == "best-worst" else []
-
-    def films() -> list[Path]:
-        return film(videos, out / RUNS)
-
-    return finish_comparison(listed.jobs, out, failures, extra=films)
+def _compare(jobs: Sequence[Job], out: Path, workers: int, **more: Any) -> dict[str, Any]:
+    views: dict[str, Any] = {"summarise": summarise_lines, "print_table": print_table, "plot": plot_comparison}
+    return compare_jobs(jobs, out, workers, **views, **more)

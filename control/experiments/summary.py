@@ -1,21 +1,15 @@
-"""The table and the picture of a comparison, from its study lines."""
+"""The table of a comparison, from its study lines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from r2vpo.control.experiments.job import Job
-from r2vpo.plotting import draw_band, new_figure, save_figure
+from r2vpo.runs.workers import Line
 from r2vpo.stats import summarise
-
-Line = dict[str, Any]
-
-FEW_TASKS = 3
-"""That many panels have a row to themselves; more tasks share smaller ones."""
 
 
 def summarise_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -28,7 +22,7 @@ def summarise_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
         Rows with ``success_rate``, the mean over seeds, only where the task tells success.
     """
     rows = []
-    for (env, label), runs in _groups(lines).items():
+    for (env, label), runs in grouped(lines).items():
         rates = [run["success_rate"] for run in runs if "success_rate" in run]
         rows.append(
             {
@@ -91,38 +85,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     Console(width=160).print(table)
 
 
-def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
-    """One panel a task: IQM of the training return over seeds, with its bootstrap interval as a band."""
-    from matplotlib.ticker import EngFormatter
-
-    groups = _groups(lines)
-    envs = list(dict.fromkeys(env for env, _ in groups))
-    labels = list(dict.fromkeys(label for _, label in groups))
-    columns = len(envs) if len(envs) <= FEW_TASKS else -(-len(envs) // _panel_rows(len(envs)))
-    rows = -(-len(envs) // columns)
-    width, height = (5.0, 4.0) if len(envs) <= FEW_TASKS else (3.6, 2.9)
-    legend_rows = -(-len(labels) // max(1, 2 * columns))
-    figure, axes = new_figure(rows, columns, (width * columns, height * rows + 0.25 * legend_rows))
-    handles: dict[str, Any] = {}
-    for panel, (axis, env) in enumerate(zip(axes.flat, envs, strict=False)):
-        for i, label in enumerate(labels):
-            if (env, label) in groups:
-                _draw(axis, groups[env, label], f"C{i % 10}", label)
-        axis.set_title(f"{env}, {_seeds_text([runs for (task, _), runs in groups.items() if task == env])}", fontsize=9)
-        axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axis.tick_params(labelsize=8)
-        if panel + columns >= len(envs):
-            axis.set_xlabel("environment steps", fontsize=9)
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    for axis in axes.flat[len(envs) :]:
-        axis.set_visible(False)
-    figure.supylabel("training return, IQM over seeds", fontsize=10)
-    shown = [label for label in labels if label in handles]
-    figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=2 * columns, fontsize=9)
-    return save_figure(figure, output)
-
-
-def _groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+def grouped(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
     """Lines by task and by what the algorithm is called, both in the order of their first line."""
     several = len({line["total_steps"] for line in lines}) > 1
     envs = list(dict.fromkeys(line["env"] for line in lines))
@@ -136,23 +99,6 @@ def _groups(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
 def _label(line: Line, with_steps: bool) -> str:
     name = Job.of_line(line).name
     return f"{name}, {line['total_steps']:,} steps" if with_steps else name
-
-
-def _panel_rows(tasks: int) -> int:
-    return max(1, round((tasks / 1.6) ** 0.5))
-
-
-def _seeds_text(groups: Sequence[Sequence[Line]]) -> str:
-    counts = sorted({len(runs) for runs in groups})
-    if counts == [1]:
-        return "1 seed"
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-
-
-def _draw(axis: Any, runs: Sequence[Line], color: str, label: str) -> None:
-    steps = np.array(runs[0]["steps"])
-    returns = np.array([[np.nan if r is None else r for r in run["returns"]] for run in runs])
-    draw_band(axis, steps, returns, color, label)
 
 
 def _cell(summary: dict[str, Any], name: str) -> str:

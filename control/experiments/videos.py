@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from r2vpo.control.experiments.job import EVALUATION_SEED, Job
+from r2vpo.control.evaluation import EVALUATION_SEED
+from r2vpo.control.experiments.job import Job
 from r2vpo.control.presets import VARIANTS
 
 VIDEO = "video.mp4"
@@ -54,7 +55,7 @@ def film(jobs: Sequence[Job], runs: Path) -> list[Path]:
             # Rendering depends on drivers that a machine may lack; every result is safe on disk by now.
             reason = f"{type(error).__name__}: {error}"
             if reason not in said:
-                print(f"no video of {job.label}: {reason}", file=sys.stderr)
+                print(f"no video of {job.title}: {reason}", file=sys.stderr)
             said.add(reason)
     return films
 

@@ -1,23 +1,121 @@
-"""One run of a comparison in a process of its own: progress and the result on standard output, a JSON line each."""
+"""One run in a process of its own: a cell of a study, ours or another library's, or a seed of one setting."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from r2vpo.control.callbacks import BaseCallback
-from r2vpo.control.experiments.job import Job, describe_run
+from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, evaluate_policy
+from r2vpo.control.experiments.job import Job, SeedJob
 from r2vpo.control.presets import VARIANTS, config_dict
-from r2vpo.runs.study import die_with_parent, say
+from r2vpo.runs.directory import CONFIG, newest_metrics, read_metrics
+from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.workers import Line, say, serve
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
+
+TRACED = ("ratio_variance", "lam", "entropy")
+"""Metrics that a study line has traces of."""
+
+
+def job_of(**fields: Any) -> Job | SeedJob:
+    """A job from its fields; only a cell of a study names an algorithm."""
+    return Job(**fields) if "algo" in fields else SeedJob(**fields)
+
+
+def run(job: Job | SeedJob, folder: Path) -> Line:
+    """Train or go on training, and describe the result.
+
+    Args:
+        job: What to train.
+        folder: Of our own run directories.
+
+    Returns:
+        A study line, or for a seed its number and last figures.
+
+    Raises:
+        R2VPOError: Whatever ends a single run.
+        KeyboardInterrupt: Asked to stop; the iteration under way is saved.
+    """
+    if isinstance(job, Job) and job.algo not in VARIANTS:
+        return run_peer(job)
+    from r2vpo.control.algorithm import R2VPO
+
+    run_dir = folder / job.folder
+    begun = (run_dir / CONFIG).exists()
+    model = R2VPO.resume(run_dir) if begun else R2VPO(run_dir=run_dir, **job.train_settings)
+    try:
+        model.learn(callback=_Progress())
+        if isinstance(job, SeedJob):
+            return {"seed": job.seed, "figures": figures_of(model)}
+        steps = model.num_timesteps
+        line = describe_run(job, model.act, model.episodes, model.train_seconds, steps, config_dict(model.config))
+        return line | {"run_dir": f"{folder.name}/{job.folder}", **_traces(model, job, len(line["steps"]))}
+    finally:
+        model.close()
+
+
+def run_peer(job: Job) -> Line:
+    """Train another library's algorithm, and describe it."""
+    import torch
+
+    from r2vpo.control.experiments.peers import train_peer
+
+    torch.set_num_threads(1)
+    trained = train_peer(job.algo, job.env, job.seed, job.total_steps, say)
+    say(job.total_steps, "evaluating")
+    return describe_run(job, trained.act, trained.episodes, trained.train_seconds, job.total_steps, trained.config)
+
+
+def describe_run(
+    job: Job, act: Any, episodes: EpisodeLog, train_seconds: float, steps_done: int, config: dict[str, Any]
+) -> Line:
+    """Evaluate deterministically and stochastically, and return the study line.
+
+    Args:
+        job: Identity of the run.
+        act: ``act(deterministic)`` gives a :data:`BatchPolicy` on raw observations.
+        episodes: Training episodes.
+        train_seconds: Wall-clock seconds of training alone.
+        steps_done: Environment steps really taken.
+        config: Every setting of the algorithm.
+
+    Returns:
+        Identity, scores, curve, speed and provenance; ``success_rate`` only where the task tells success.
+    """
+    policies: dict[str, BatchPolicy] = {"deterministic": act(True), "stochastic": act(False)}
+    results = {
+        kind: evaluate_policy(policy, job.env, job.eval_episodes, EVALUATION_SEED + job.seed)
+        for kind, policy in policies.items()
+    }
+    steps, returns = episodes.curve(job.total_steps)
+    rate = results["deterministic"].success_rate
+    return {
+        **asdict(job),
+        "eval_return_mean": results["deterministic"].mean,
+        "eval_return_std": results["deterministic"].std,
+        "eval_returns": results["deterministic"].returns,
+        "eval_return_mean_stochastic": results["stochastic"].mean,
+        "eval_returns_stochastic": results["stochastic"].returns,
+        **({} if rate is None else {"success_rate": rate}),
+        "steps": steps,
+        "returns": returns,
+        "wall_seconds": train_seconds,
+        "steps_per_second": steps_done / train_seconds,
+        "config": config,
+        "command": job.command,
+        "versions": package_versions(),
+        "machine": machine_description(),
+        "commit": source_commit(),
+    }
 
 
 def metric_traces(
@@ -47,65 +145,7 @@ def _mean(lines: Sequence[dict[str, Any]], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-RETURN = "return"
-"""Name of the figure that our runs show while they train: the mean of the last training episodes."""
-
-TRACED = ("ratio_variance", "lam", "entropy")
-"""Metrics that a line has traces of."""
-
-
-def main(arguments: list[str]) -> int:
-    """Arguments: the job as JSON, and the folder for our own runs."""
-    import torch
-
-    torch.set_num_threads(1)
-    die_with_parent()
-    job = Job(**json.loads(arguments[0]))
-    try:
-        line = run_ours(job, Path(arguments[1])) if job.algo in VARIANTS else run_peer(job)
-    except KeyboardInterrupt:
-        return 130
-    say({"result": line})
-    return 0
-
-
-def run_ours(job: Job, folder: Path) -> dict[str, Any]:
-    """Train or go on training one of our variants in its own run directory, and describe it.
-
-    Raises:
-        R2VPOError: Whatever ends a single run.
-        KeyboardInterrupt: Asked to stop; the iteration under way is saved.
-    """
-    from r2vpo.control.algorithm import R2VPO
-    from r2vpo.runs.directory import CONFIG
-
-    run_dir = folder / job.folder
-    if (run_dir / CONFIG).exists():
-        model = R2VPO.resume(run_dir)
-    else:
-        model = R2VPO(job.env, seed=job.seed, run_dir=run_dir, **job.train_settings)
-    try:
-        model.learn(callback=_Progress())
-        steps = model.num_timesteps
-        say({"step": steps, "state": "evaluating"})
-        line = describe_run(job, model.act, model.episodes, model.train_seconds, steps, config_dict(model.config))
-        return line | {"run_dir": f"{folder.name}/{job.folder}", **_traces(model, job, len(line["steps"]))}
-    finally:
-        model.close()
-
-
-def run_peer(job: Job) -> dict[str, Any]:
-    """Train another library's algorithm, and describe it."""
-    from r2vpo.control.experiments.peers import train_peer
-
-    run = train_peer(job.algo, job.env, job.seed, job.total_steps, lambda step: say({"step": step}))
-    say({"step": job.total_steps, "state": "evaluating"})
-    return describe_run(job, run.act, run.episodes, run.train_seconds, job.total_steps, run.config)
-
-
 def _traces(model: R2VPO, job: Job, points: int) -> dict[str, list[float | None]]:
-    from r2vpo.runs.directory import read_metrics
-
     assert model.run is not None
     traces = metric_traces(read_metrics(model.run.path), TRACED, job.total_steps, points)
     if not model.learner.updater.objective.uses_dual:
@@ -113,11 +153,24 @@ def _traces(model: R2VPO, job: Job, points: int) -> dict[str, list[float | None]
     return traces
 
 
+def figures_of(model: R2VPO) -> dict[str, float | None]:
+    """What a run shows while it trains; lambda only where the objective has one."""
+    assert model.run is not None
+    metrics = newest_metrics(model.run.path)
+    uses_dual = model.learner.updater.objective.uses_dual
+    lam = {"lambda": metrics.get("lam")} if uses_dual else {}
+    return {"return": metrics.get("return"), "ratio variance": metrics.get("ratio_variance"), **lam}
+
+
 class _Progress(BaseCallback):
     def _on_rollout_start(self) -> None:
-        recent = self.model.episodes.returns[-20:]
-        say({"step": self.model.num_timesteps, "figures": {RETURN: float(np.mean(recent)) if recent else None}})
+        say(self.model.num_timesteps, "training", figures_of(self.model))
+
+    def _on_training_end(self) -> None:
+        end = self.model.schedule_start + self.model.config.total_steps
+        state = "evaluating" if self.model.num_timesteps >= end else "training"
+        say(self.model.num_timesteps, state, figures_of(self.model))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(job_of, run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Any
 
 import tyro
 
-from r2vpo.errors import ConfigError, R2VPOError
+from r2vpo.errors import ConfigError
 from r2vpo.llm.config import METHODS, resolve_config
 from r2vpo.llm.experiments.worker import Job
-
-RESULTS, COMPARISON, PICTURE = "runs.jsonl", "comparison.json", "comparison.png"
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class CompareCommand:
     keep_curves: bool = False
     """Keep of each run what r2vpo plot reads, in curves/ under the folder."""
     quiet: bool = False
-    """No live line."""
+    """No live table."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,45 +60,39 @@ def main(arguments: Sequence[str]) -> int:
         for seed in range(command.seeds)
         for method in command.methods
     ]
-    document = compare_jobs(jobs, command.out, command.workers, command.quiet)
-    if command.json is not None:
-        command.json.write_text(json.dumps(document, indent=1))
+    compare_jobs(jobs, command.out, command.workers, command.quiet, command.json)
     return 0
 
 
-def compare_jobs(jobs: Sequence[Job], out: Path, workers: int = 2, quiet: bool = False) -> dict[str, Any]:
+def compare_jobs(
+    jobs: Sequence[Job], out: Path, workers: int = 2, quiet: bool = False, json_copy: Path | None = None
+) -> dict[str, Any]:
     """Run what is missing of the jobs, then summarise all of them; returns what comparison.json holds.
 
     Raises:
         ConfigError: A job's settings are not allowed.
+        RunDirectoryError: The folder cannot be written, or is in use.
         R2VPOError: Runs failed; the others are finished and saved first.
+        KeyboardInterrupt: Ctrl-C; everything is saved.
     """
     from r2vpo.llm.experiments.summary import plot_methods, print_table, summarise_methods
-    from r2vpo.runs.checkpoint import write_text_atomically
-    from r2vpo.runs.provenance import machine_description, package_versions
-    from r2vpo.runs.study import Cell, read_results, run_cells
+    from r2vpo.runs import study
+    from r2vpo.runs.directory import take_lock
 
     for job in jobs:
         resolve_config({"model": job.model, "dataset": job.dataset, "method": job.method, **job.settings})
     _make_model_once(jobs)
-    out.mkdir(parents=True, exist_ok=True)
-    cells = [Cell(job, job.key, job.total_rollouts, f"{job.name}, seed {job.seed}") for job in jobs]
-    results = out / RESULTS
-    failures = run_cells(cells, results, _key, "r2vpo.llm.experiments.worker", out / "runs", workers, "rollouts", quiet)
-    # In the order of the jobs, whichever finished first.
-    finished = {_key(line): line for line in read_results(results)}
-    lines = [finished[job.key] for job in jobs if job.key in finished]
-    rows = summarise_methods(lines)
-    document = {"comparison": rows, "versions": package_versions(), "machine": machine_description()}
-    write_text_atomically(out / COMPARISON, json.dumps(document, indent=1))
-    if lines:
-        print_table(rows)
-        plot_methods(lines, out / PICTURE)
-        for path in (results, out / COMPARISON, out / PICTURE):
-            print(path)
-    if failures:
-        raise R2VPOError(f"{len(failures)} of {len(jobs)} runs failed; the first: {failures[0]}")
-    return document
+    with take_lock(out, "out"):
+        return study.compare_jobs(
+            jobs,
+            out,
+            workers,
+            summarise=summarise_methods,
+            print_table=print_table,
+            plot=plot_methods,
+            quiet=quiet,
+            json_copy=json_copy,
+        )
 
 
 def _make_model_once(jobs: Sequence[Job]) -> None:
@@ -111,8 +102,3 @@ def _make_model_once(jobs: Sequence[Job]) -> None:
     for model in dict.fromkeys(job.model for job in jobs):
         if is_tiny(model):
             make_tiny(model)
-
-
-def _key(line: dict[str, Any]) -> str:
-    names = ("method", "seed", "model", "dataset", "total_rollouts", "settings", "label")
-    return Job(**{name: line[name] for name in names}).key

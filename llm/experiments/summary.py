@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from r2vpo.plotting import new_figure, save_figure
-from r2vpo.runs.study import Line
+from r2vpo.runs.workers import Line
 from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
 
 BASELINE = "grpo"

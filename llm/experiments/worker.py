@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from r2vpo.runs.study import Line, die_with_parent, say
+from r2vpo.runs.workers import Job as AnyJob
+from r2vpo.runs.workers import Line, say, serve
 
 CURVES = "curves"
 """Folder of the kept runs."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """What identifies one run."""
+class Job(AnyJob):
+    """One method on one seed."""
+
+    worker = "r2vpo.llm.experiments.worker"
+    unit = "rollouts"
 
     method: str
     seed: int
@@ -31,9 +36,15 @@ class Job:
     keep: bool = False
     """Keep what the figures read, in :data:`CURVES` beside the folder for runs. No part of the key."""
 
+    @classmethod
+    def of_line(cls, line: Line) -> Job:
+        """The job that a line is the result of."""
+        names = ("method", "seed", "model", "dataset", "total_rollouts", "settings", "label")
+        return cls(**{name: line[name] for name in names})
+
     @property
     def key(self) -> str:
-        """Two lines with the same key are the same experiment."""
+        """Everything but whether the run is kept."""
         return json.dumps([self.name, self.seed, self.model, self.dataset, self.total_rollouts, self.settings])
 
     @property
@@ -41,13 +52,20 @@ class Job:
         """Row in tables."""
         return self.label or self.method
 
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.name}, seed {self.seed}"
 
-def main(arguments: list[str]) -> int:
-    """Arguments: the job as JSON, and the folder for runs."""
-    die_with_parent()
-    job = Job(**json.loads(arguments[0]))
-    say({"result": run(job, Path(arguments[1]))})
-    return 0
+    @property
+    def size(self) -> int:
+        """Rollouts."""
+        return self.total_rollouts
+
+    @property
+    def folder(self) -> str:
+        """Name of its run directory; the number is that of the key, the same in every process."""
+        return f"{self.name}-{self.total_rollouts}-{zlib.crc32(self.key.encode()):08x}-seed{self.seed}"
 
 
 def run(job: Job, folder: Path) -> Line:
@@ -56,7 +74,7 @@ def run(job: Job, folder: Path) -> Line:
     from r2vpo.runs.directory import CONFIG, read_metrics
     from r2vpo.runs.provenance import machine_description, source_commit
 
-    run_dir = folder / f"{job.name}-{job.total_rollouts}-{abs(hash_text(job.key)):08x}-seed{job.seed}"
+    run_dir = folder / job.folder
     if (run_dir / CONFIG).exists():
         trainer = R2VPOTrainer.resume(run_dir, callbacks=[_progress])
     else:
@@ -105,16 +123,11 @@ def keep_curves(run_dir: Path, destination: Path) -> None:
         shutil.copyfile(run_dir / name, destination / name)
 
 
-def hash_text(text: str) -> int:
-    """A short number for a text, the same in every process."""
-    import zlib
-
-    return zlib.crc32(text.encode())
-
-
 def _progress(trainer: Any, metrics: dict[str, Any]) -> None:
-    say({"step": trainer.rollouts})
+    shown = {"reward": "reward", "accuracy": "accuracy_greedy"}
+    known = {word: metrics[name] for word, name in shown.items() if metrics.get(name) is not None}
+    say(trainer.rollouts, "training", known)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(serve(Job, run))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
-from r2vpo.runs.checkpoint import load_tree, save_tree, write_text_atomically
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
 from r2vpo.errors import RunDirectoryError
+from r2vpo.runs.checkpoint import load_tree, save_tree, write_text_atomically
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
 if TYPE_CHECKING:
@@ -26,11 +27,36 @@ CONFIG, VERSIONS, METRICS, SUMMARY, CURVE = (
 )
 CHECKPOINT = Path("checkpoints") / "latest.zip"
 
+_TAIL_BYTES = 16_384
+"""More than one line of metrics.jsonl."""
+
+
+def take_lock(path: Path, field: str = "run_dir") -> AcquireReturnProxy:
+    """Make a folder, and be its only user until the lock is released.
+
+    The lock is the operating system's, so it goes with the process however that ends.
+
+    Args:
+        path: The folder.
+        field: Name of the setting that says it.
+
+    Returns:
+        The lock, taken; as a context manager it is released at the end.
+
+    Raises:
+        RunDirectoryError: The folder cannot be written, or is in use.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return FileLock(path / "run.lock", timeout=0, thread_local=False).acquire()
+    except Timeout as error:
+        raise RunDirectoryError(f"{field}={str(path)!r} is in use by another process") from error
+    except OSError as error:
+        raise RunDirectoryError(f"{field}={str(path)!r} cannot be written: {error.strerror}") from error
+
 
 class RunDirectory:
     """Owns one run directory while the process lives.
-
-    The lock is the operating system's, so it goes with the process however that ends.
 
     Args:
         path: Folder; created when missing.
@@ -45,7 +71,7 @@ class RunDirectory:
         self.path = Path(path)
         if config is None and not (self.path / CONFIG).is_file():
             raise RunDirectoryError(f"run_dir={str(path)!r} holds no run: there is no {CONFIG} in it")
-        self._lock = self._acquire()
+        self._lock = take_lock(self.path)
         self._writer: SummaryWriter | None = None
         try:
             if config is not None:
@@ -113,20 +139,7 @@ class RunDirectory:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        self._lock.close()
-
-    def _acquire(self) -> IO[str]:
-        try:
-            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "run.lock").open("a")
-        except OSError as error:
-            raise RunDirectoryError(f"run_dir={str(self.path)!r} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            raise RunDirectoryError(f"run_dir={str(self.path)!r} is in use by another process") from error
-        return lock
+        self._lock.lock.release()
 
     def _create(self, config: dict[str, Any]) -> None:
         if (self.path / CONFIG).exists():
@@ -134,6 +147,7 @@ class RunDirectory:
                 f"run_dir={str(self.path)!r} already holds a run: resume it, or choose another folder"
             )
         started = {"commit": source_commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        (self.path / "checkpoints").mkdir(exist_ok=True)
         versions = package_versions() | {"machine": machine_description()} | started
         write_text_atomically(self.path / VERSIONS, _json(versions, indent=2))
         write_text_atomically(self.path / CONFIG, _json(config, indent=2))
@@ -157,6 +171,17 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
         raise RunDirectoryError(f"{run_dir} holds no metrics: there is no {METRICS} in it")
     lines = path.read_text().split("\n")
     return [json.loads(line) for line in lines[:-1] if line]
+
+
+def newest_metrics(run_dir: Path) -> dict[str, Any]:
+    """The last whole line of a run's metrics.jsonl, without reading the others; empty where there is none."""
+    path = run_dir / METRICS
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().split(b"\n")
+    return dict(json.loads(lines[-2])) if len(lines) > 1 else {}
 
 
 def _json(value: Any, indent: int | None = None) -> str:

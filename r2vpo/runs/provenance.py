@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from importlib import metadata
@@ -39,9 +38,11 @@ def machine_description() -> dict[str, str | int]:
     """Processor, number of usable cores, operating system, and the GPU where torch sees one."""
     import torch
 
+    from r2vpo.processes import usable_cores
+
     description: dict[str, str | int] = {
         "processor": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
     }
     if torch.cuda.is_available():
@@ -60,7 +61,7 @@ def _processor_name() -> str:
 
 def source_commit() -> str:
     """Commit of the source tree this package runs from, ``-dirty`` when edited, or ``unknown``."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"
 

@@ -1,235 +1,104 @@
-"""A resumable list of runs: each in a process of its own, a JSON line in a file as each ends."""
+"""Many runs as one list: each in a process of its own, a JSON line in a file as each ends, safe against any kill.
+
+Everything that trains more than one run is a list of jobs for :func:`run_jobs`; comparisons of any kind end with
+:func:`compare_jobs`.
+"""
 
 from __future__ import annotations
 
+import heapq
 import json
-import os
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
+from r2vpo.errors import R2VPOError
 from r2vpo.runs.checkpoint import write_text_atomically
+from r2vpo.runs.directory import newest_metrics
 from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
-from r2vpo.runs.progress import LiveLine
+from r2vpo.runs.progress import LiveTable
+from r2vpo.runs.provenance import machine_description, package_versions
+from r2vpo.runs.workers import Job, Line, Workers
 
-Line = dict[str, Any]
-"""What one run left: its identity, its result, and where that came from."""
+RESULTS, COMPARISON, PICTURE = "runs.jsonl", "comparison.json", "comparison.png"
+RUNS = "runs"
+"""Folder of the run directories."""
+GRACE_SECONDS = 30.0
+"""After Ctrl-C the processes have this long to finish their iteration and save."""
 
 _LOOK_SECONDS = 0.2
 """How soon Ctrl-C is noticed."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run to do."""
-
-    job: Any
-    """A dataclass of plain values, handed to the worker as JSON."""
-    key: Hashable
-    """Two lines with the same key are the same experiment."""
-    size: int
-    """Units of work, for progress."""
-    label: str
-
-
-class Display(Protocol):
-    """Shows how the runs get on; :class:`r2vpo.runs.live_table.LiveTable` is one. Calls never overlap."""
-
-    def __enter__(self) -> Any:
-        """Begin to show."""
-        ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the last picture."""
-        ...
-
-    def update(self, key: Hashable, state: str, done: int, figures: Mapping[str, Any]) -> None:
-        """A run's state (starting, running or what its worker says, done, failed, stopped), its units, its figures."""
-        ...
-
-
 def read_results(path: Path) -> list[Line]:
-    """Study lines of a file; a last line cut short by a kill is left out."""
+    """Lines of a results file; a last line cut short by a kill is left out."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line]
 
 
-def run_cells(
-    cells: Sequence[Cell],
-    results: Path,
-    key_of_line: Callable[[Line], Hashable],
-    worker: str,
+def finished_lines(jobs: Sequence[Job], folder: Path) -> dict[Hashable, Line]:
+    """By key, the lines of those jobs that have ended, in the order of the jobs."""
+    found = {jobs[0].of_line(line).key: line for line in read_results(folder / RESULTS)} if jobs else {}
+    return {job.key: found[job.key] for job in jobs if job.key in found}
+
+
+def units_done(job: Job, runs: Path) -> int:
+    """Units that an unfinished run has recorded; 0 for one that will start again from nothing."""
+    return int(newest_metrics(runs / job.folder).get("step", 0))
+
+
+def run_jobs(
+    jobs: Sequence[Job],
     folder: Path,
     workers: int,
-    unit: str,
-    quiet: bool = False,
     *,
-    display: Display | None = None,
-    environment: Mapping[str, str] | None = None,
-    grace: float = 0.0,
+    quiet: bool = False,
+    runs: Path | None = None,
+    what: str = "run",
 ) -> list[str]:
-    """Run every cell that has no line in ``results`` yet, adding a line as each ends.
+    """Run every job that has no line yet, with a live table. Call it with the folder locked.
 
     Args:
-        cells: In the order in which they start.
-        results: File of study lines.
-        key_of_line: The key of the cell that a line is the result of.
-        worker: Module whose main takes the job as JSON and ``folder``, and says :func:`say` messages.
-        folder: Where runs may keep what they need to go on after a kill.
+        jobs: Of one kind, in the order in which they start.
+        folder: Of the results file; exists.
         workers: Processes at a time.
-        unit: Of the sizes, for the live line.
-        quiet: No live line.
-        display: Shown instead of the live line.
-        environment: Variables that the processes get besides this process's own.
-        grace: Seconds that the processes have, after Ctrl-C, to save and end by themselves; 0 ends them at once.
+        quiet: No live table.
+        runs: Where the run directories are made; ``runs`` in the folder when not given.
+        what: What a run is called in the table.
 
     Returns:
-        Error messages of the runs that failed.
+        What the runs that failed said last.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; the processes have ended by then.
+        KeyboardInterrupt: Ctrl-C; the processes have saved and ended by then.
     """
-    lines = read_results(results)
-    if results.exists():
-        write_text_atomically(results, "".join(json.dumps(line) + "\n" for line in lines))
-    finished = {key_of_line(line): line for line in lines}
-    shown = display if display is not None else _OneLine(cells, unit, finished, quiet)
-    for cell in cells:
-        if cell.key in finished:
-            shown.update(cell.key, "done", cell.size, finished[cell.key].get("figures", {}))
-    variables = {**os.environ, **(environment or {})}
-    runs = _Runs(results, shown, lambda cell: _start(worker, cell, folder, variables, own_session=grace > 0))
-    stop = StopRequest()
-    with finish_iteration_on_interrupt(stop), shown, ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(runs.work, cell) for cell in cells if cell.key not in finished]
+    results, runs = folder / RESULTS, runs or folder / RUNS
+    if results.exists():  # without what a kill has cut short
+        write_text_atomically(results, "".join(json.dumps(line) + "\n" for line in read_results(results)))
+    finished = finished_lines(jobs, folder)
+    missing = [(job, units_done(job, runs)) for job in jobs if job.key not in finished]
+    table = LiveTable(what, {job.key: (job.title, job.size) for job in jobs}, jobs[0].unit, quiet)
+    for job in jobs:
+        if job.key in finished:
+            table.update(job.key, "done", job.size, finished[job.key].get("figures", {}))
+    for job, done in missing:
+        table.update(job.key, "waiting", done, {})
+    processes, stop = Workers(results, runs, table.update), StopRequest()
+    with finish_iteration_on_interrupt(stop), table, ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(processes.work, job, done) for job, done in missing]
         try:
             _wait(futures, stop)
             if stop:
-                if grace > 0:
-                    runs.ask_to_stop()
-                    wait(futures, timeout=grace)
+                processes.ask_to_stop()
+                wait(futures, timeout=GRACE_SECONDS)
                 raise KeyboardInterrupt
         except BaseException:
-            runs.terminate()
+            processes.terminate()
             raise
-    return runs.failures
-
-
-def say(message: dict[str, Any]) -> None:
-    """From a worker to :func:`run_cells`.
-
-    ``{"step": units done}``, with ``"state"`` and ``"figures"`` by name where the display shows them; and at the end
-    ``{"result": line}``, whose own ``"figures"`` stay in the display.
-    """
-    print(json.dumps(message), flush=True)
-
-
-def die_with_parent() -> None:
-    """In a worker: standard input is a pipe that only the parent holds open; when it closes, nobody waits any more."""
-
-    def watch() -> None:
-        # Not sys.stdin: a thread waiting in it would hold its lock when the interpreter shuts down.
-        while os.read(0, 1024):
-            continue
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-class _Runs:
-    """The processes under way, and what became of those that ended."""
-
-    def __init__(self, results: Path, display: Display, start: Callable[[Cell], subprocess.Popen[str]]) -> None:
-        self.failures: list[str] = []
-        self._results, self._display, self._start = results, display, start
-        self._lock = threading.Lock()
-        self._running: dict[Hashable, subprocess.Popen[str]] = {}
-        self._progress: dict[Hashable, int] = {}
-        self._stopped = False
-
-    def work(self, cell: Cell) -> None:
-        """Run one cell to its end, in a thread of its own; nothing once the list was stopped."""
-        with self._lock:
-            if self._stopped:
-                return
-            process = self._running[cell.key] = self._start(cell)
-            self._show(cell, "starting", {})
-        try:
-            result, error = _follow(process, lambda message: self._advance(cell, message))
-        finally:
-            with self._lock:
-                del self._running[cell.key]
-        with self._lock:
-            if result is not None:
-                with self._results.open("a") as file:
-                    file.write(json.dumps(result) + "\n")
-                self._progress[cell.key] = cell.size
-                self._show(cell, "done", result.get("figures", {}))
-            elif self._stopped:
-                self._show(cell, "stopped", {})
-            else:
-                self.failures.append(f"{cell.label}: {error}")
-                self._show(cell, "failed", {})
-
-    def ask_to_stop(self) -> None:
-        """Let the processes save, and start no more."""
-        self._signal(signal.SIGINT)
-
-    def terminate(self) -> None:
-        """End the processes, and start no more."""
-        self._signal(signal.SIGTERM)
-
-    def _signal(self, number: signal.Signals) -> None:
-        with self._lock:
-            self._stopped = True
-            for process in self._running.values():
-                process.send_signal(number)
-
-    def _advance(self, cell: Cell, message: dict[str, Any]) -> None:
-        with self._lock:
-            self._progress[cell.key] = min(message["step"], cell.size)
-            self._show(cell, message.get("state", "running"), message.get("figures", {}))
-
-    def _show(self, cell: Cell, state: str, figures: Mapping[str, Any]) -> None:
-        self._display.update(cell.key, state, self._progress.get(cell.key, 0), figures)
-
-
-class _OneLine:
-    """The display of a list whose runs nobody looks at one by one: all of them in one live line."""
-
-    def __init__(self, cells: Sequence[Cell], unit: str, finished: Collection[Hashable], quiet: bool) -> None:
-        self._cells = {cell.key: cell for cell in cells}
-        self._progress = {cell.key: cell.size for cell in cells if cell.key in finished}
-        self._before = set(self._progress)
-        total = sum(cell.size for cell in self._cells.values())
-        self._line = LiveLine(total, unit, done=sum(self._progress.values()), quiet=quiet)
-
-    def __enter__(self) -> _OneLine:
-        self._line.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._line.__exit__(kind, error, trace)
-
-    def update(self, key: Hashable, state: str, done: int, figures: Mapping[str, Any]) -> None:
-        """Count the units; runs that had ended before, and those that have nothing to tell yet, change nothing."""
-        if key in self._before or state in ("starting", "failed", "stopped"):
-            return
-        self._progress[key] = done
-        ended = sum(1 for other, units in self._progress.items() if units >= self._cells[other].size)
-        self._line.update(sum(self._progress.values()), runs=f"{ended}/{len(self._cells)}", now=self._cells[key].label)
+    return processes.failures
 
 
 def _wait(futures: Sequence[Future[None]], stop: StopRequest) -> None:
@@ -241,31 +110,68 @@ def _wait(futures: Sequence[Future[None]], stop: StopRequest) -> None:
             future.result()
 
 
-def _start(
-    worker: str, cell: Cell, folder: Path, variables: Mapping[str, str], own_session: bool
-) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", worker, json.dumps(asdict(cell.job)), str(folder)]
-    pipe = subprocess.PIPE
-    # In a session of its own a process does not get the terminal's Ctrl-C besides ours, which would be its second.
-    return subprocess.Popen(
-        words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=variables, start_new_session=own_session
-    )
+def raise_failures(failures: Sequence[str], total: int, what: str = "runs") -> None:
+    """Say which runs failed, if any.
+
+    Raises:
+        R2VPOError: There are failures.
+    """
+    for failure in failures[1:]:
+        print(failure, file=sys.stderr)
+    if failures:
+        raise R2VPOError(f"{len(failures)} of {total} {what} failed; the first: {failures[0]}")
 
 
-def _follow(process: subprocess.Popen[str], on_step: Callable[[dict[str, Any]], None]) -> tuple[Line | None, str]:
-    """Read a worker's lines until it ends; returns its result, or None and the end of what it said."""
-    assert process.stdout is not None
-    assert process.stderr is not None
-    said: list[str] = []
-    drain = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-    drain.start()
-    result = None
-    with process:  # closes the pipes
-        for line in process.stdout:
-            message = json.loads(line) if line.startswith("{") else {}
-            if "step" in message:
-                on_step(message)
-            result = message.get("result", result)
-        code = process.wait()
-        drain.join()
-    return (result if code == 0 else None), "".join(said[-3:]).strip() or f"exit status {code}"
+def compare_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    workers: int,
+    *,
+    summarise: Callable[[list[Line]], list[dict[str, Any]]],
+    print_table: Callable[[list[dict[str, Any]]], None],
+    plot: Callable[[list[Line], Path], Path],
+    quiet: bool = False,
+    json_copy: Path | None = None,
+    extra: Callable[[list[Line]], Iterable[Path]] = lambda lines: (),
+) -> dict[str, Any]:
+    """Run what is missing of the jobs, then write and print the summary of all that have lines.
+
+    Args:
+        jobs: What is compared.
+        folder: Of everything that is written; locked.
+        workers: Processes at a time.
+        summarise: Rows from the lines, in the order of the jobs whichever ended first.
+        print_table: Prints the rows.
+        plot: Draws the lines into a PNG.
+        quiet: No live table.
+        json_copy: Also write the summary there.
+        extra: Makes further files once the others are written; their paths are printed too.
+
+    Returns:
+        What comparison.json holds.
+
+    Raises:
+        R2VPOError: Runs failed; the others are finished and saved first.
+        KeyboardInterrupt: Ctrl-C; everything is saved.
+    """
+    failures = run_jobs(jobs, folder, workers, quiet=quiet)
+    lines = list(finished_lines(jobs, folder).values())
+    document = {"comparison": summarise(lines), "versions": package_versions(), "machine": machine_description()}
+    text = json.dumps(document, indent=1)
+    for path in (folder / COMPARISON, json_copy):
+        if path is not None:
+            write_text_atomically(path, text)
+    if lines:
+        print_table(document["comparison"])
+        for path in (folder / RESULTS, folder / COMPARISON, plot(lines, folder / PICTURE), *extra(lines)):
+            print(path)
+    raise_failures(failures, len(jobs))
+    return document
+
+
+def makespan(seconds: Iterable[float], workers: int) -> float:
+    """When the last of several runs ends that start in this order, each as soon as one of ``workers`` is free."""
+    free = [0.0] * workers
+    for duration in seconds:
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)

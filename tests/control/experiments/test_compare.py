@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from r2vpo.control.commands import CompareCommand
 from r2vpo.control.evaluation import EpisodeLog, evaluate_policy
-from r2vpo.control.experiments.compare import compare
+from r2vpo.control.experiments.commands import CompareCommand
+from r2vpo.control.experiments.study import compare
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.runs.study import read_results
 from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
@@ -62,9 +62,7 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
 
 
 def test_compare_raises_when_runs_failed(tmp_path, monkeypatch):
-    from r2vpo.control.experiments import runs as study_runs
-
-    monkeypatch.setattr(study_runs, "run_cells", lambda *arguments, **named: ["ppo on Pendulum-v1, seed 0: killed"])
+    monkeypatch.setattr("r2vpo.runs.study.run_jobs", lambda *arguments, **named: ["ppo Pendulum-v1, seed 0: killed"])
     with pytest.raises(R2VPOError, match=r"1 of 1 runs failed.*killed"):
         compare(CompareCommand(env=("Pendulum-v1",), algos=("ppo",), seeds=1, out=tmp_path))
 

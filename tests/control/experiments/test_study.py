@@ -1,45 +1,32 @@
 """A study: tasks x algorithms x seeds as a list on disk, of which nothing is lost, doubled or confused."""
 
 import json
-import os
 import shlex
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from rich.console import Console
+from killing import without_times
 
 from r2vpo.cli import main
 from r2vpo.control.experiments import videos as study_videos
 from r2vpo.control.experiments.commands import StudyCommand, StudyResumeCommand, parse_settings, setting_words
+from r2vpo.control.experiments.figures import plot_comparison
 from r2vpo.control.experiments.job import Job
-from r2vpo.control.experiments.runs import Pace, StudyForecast, makespan
-from r2vpo.control.experiments.study import JobList, study, study_jobs
-from r2vpo.control.experiments.summary import plot_comparison, summarise_lines
+from r2vpo.control.experiments.study import JobList, print_states, study, study_jobs
+from r2vpo.control.experiments.summary import summarise_lines
 from r2vpo.control.experiments.worker import metric_traces
 from r2vpo.envs.tasks import TASKS
 from r2vpo.errors import ConfigError, R2VPOError, RunDirectoryError
 from r2vpo.runs.directory import read_metrics
-from r2vpo.runs.live_table import LiveTable
 from r2vpo.runs.study import read_results
 
 SPARSE = "r2vpo/SparseReacher-v0"
 SMALL = ("num_envs=2", "rollout_steps=64", "minibatch_size=32", "epochs=1", "hidden_sizes=8,8")
-TIMES = {"wall_seconds", "steps_per_second"}
 
 
 def command(out, **changes):
     given = {"env": ("Pendulum-v1",), "algos": ("r2vpo-on",), "seeds": 1, "total_steps": 2_560, "episodes": 2}
     return StudyCommand(**{**given, "set": SMALL, "out": out, "quiet": True, **changes})
-
-
-def without_times(lines):
-    return sorted(
-        ({k: v for k, v in line.items() if k not in TIMES} for line in lines), key=lambda line: Job.of_line(line).key
-    )
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +75,7 @@ def test_lines_hold_settings_traces_and_success(finished):
 def test_finished_study_runs_nothing_again_and_lists_everything_as_done(finished, monkeypatch, capsys):
     out, document = finished
     before = (out / "runs.jsonl").read_bytes()
-    monkeypatch.setattr("r2vpo.runs.study._start", lambda *_, **__: pytest.fail("nothing was to be run"))
+    monkeypatch.setattr("r2vpo.runs.workers.Workers._start", lambda *_: pytest.fail("nothing was to be run"))
     assert study(StudyResumeCommand(out, quiet=True)) == document
     assert (out / "runs.jsonl").read_bytes() == before
     capsys.readouterr()
@@ -108,46 +95,28 @@ def test_changed_command_only_adds_cells(finished, capsys):
     assert len(JobList.open(out).jobs) == 4  # only listing writes nothing
 
 
-def wait_until(condition, process):
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None:
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("ended too early" if process.poll() is not None else "too slow")
-
-
 @pytest.mark.slow
-def test_killed_study_goes_on_and_a_cell_reruns_from_its_command(tmp_path, monkeypatch, capsys):
+def test_cell_reruns_from_its_command(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    wanted = command("out", seeds=2, total_steps=12_800, workers=1, set=(*SMALL, "checkpoint_seconds=0"))
-    words = [*shlex.split(wanted.text)[1:], "--workers", "1", "--quiet"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "r2vpo.cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    second = tmp_path / "out" / "runs" / study_jobs(wanted)[1].folder / "metrics.jsonl"
-    wait_until(lambda: second.exists() and second.read_text().count("\n") >= 5, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    first = read_results(tmp_path / "out" / "runs.jsonl")
-    assert [line["seed"] for line in first] == [0]
-    assert main(["control", "study", "--resume", "out", "--list"]) == 0
-    assert "1 done, 1 half done, 0 waiting; time left 0:" in capsys.readouterr().out
+    line = next(line for line in read_results(finished[0] / "runs.jsonl") if line["env"] == "Pendulum-v1")
+    words = shlex.split(line["command"])
+    assert main([*words[1:], "--quiet"]) == 0
+    assert without_times(read_results(tmp_path / words[-1] / "runs.jsonl")) == without_times([line])
 
-    with (tmp_path / "out" / "runs.jsonl").open("a") as file:
-        file.write('{"algo": "r2vpo-on", "env": "Pend')  # a kill in the middle of a line
-    assert main(["control", "study", "--resume", "out", "--quiet"]) == 0
-    lines = read_results(tmp_path / "out" / "runs.jsonl")
-    assert [line["seed"] for line in lines] == [0, 1]
-    assert lines[0] == first[0]
-    assert len(read_metrics(tmp_path / "out" / lines[1]["run_dir"])) == 100
 
-    # The cell that was killed and went on is the uninterrupted one.
-    assert main([*shlex.split(lines[1]["command"])[1:], "--quiet"]) == 0
-    folder = tmp_path / shlex.split(lines[1]["command"])[-1]
-    again = read_results(folder / "runs.jsonl")
-    assert again[0]["eval_returns"] == lines[1]["eval_returns"]
-    assert without_times(again) == without_times(lines[1:])
+def test_states_and_time_left_by_hand(tmp_path, capsys):
+    jobs = [Job("ppo", "A", seed, 100) for seed in range(4)]
+    print_states(jobs, tmp_path, 2)
+    assert "0 done, 0 half done, 4 waiting; time left unknown" in capsys.readouterr().out
+    (tmp_path / "runs.jsonl").write_text(json.dumps(line_of("ppo", "A", 0, 50.0)) + "\n")
+    half = tmp_path / "runs" / jobs[1].folder
+    half.mkdir(parents=True)
+    (half / "metrics.jsonl").write_text('{"step": 60}\n')
+    print_states(jobs, tmp_path, 2)
+    said = capsys.readouterr().out.splitlines()
+    assert [text.split("  ")[0] for text in said[:4]] == ["done", "half done", "waiting", "waiting"]
+    # 40 + 100 + 100 steps are left, half a second each, two at a time.
+    assert said[-1] == "1 done, 1 half done, 2 waiting; time left 1:00 with 2 at a time"
 
 
 @pytest.mark.slow
@@ -212,32 +181,6 @@ def test_list_keeps_what_it_has_and_orders_by_seed():
 def line_of(algo, env, seed, seconds, **more):
     identity = {"algo": algo, "env": env, "seed": seed, "total_steps": 100}
     return identity | {"wall_seconds": seconds, "eval_return_mean": float(seed)} | more
-
-
-def test_time_left_by_hand(tmp_path):
-    lines = [line_of("ppo", "A", 0, 10.0), line_of("ppo", "A", 1, 20.0), line_of("ppo", "B", 0, 60.0)]
-    lines.append(line_of("spo", "A", 0, 110.0))
-    pace = Pace(lines)
-    assert pace.seconds(Job("ppo", "A", 2, 100)) == pytest.approx(15.0)  # same task and algorithm
-    assert pace.seconds(Job("ppo", "A", 2, 200)) == pytest.approx(30.0)
-    assert pace.seconds(Job("ppo", "C", 0, 100)) == pytest.approx(30.0)  # same algorithm
-    assert pace.seconds(Job("sac", "A", 0, 100)) == pytest.approx(50.0)  # all
-    assert pace.seconds(Job("ppo", "A", 2, 100, settings={"epochs": 1})) == pytest.approx(15.0)
-    assert Pace([]).seconds(Job("ppo", "A", 0, 100)) is None
-    assert makespan([15.0, 40.0, 30.0, 50.0], 2) == 90.0  # 15 + 30 against 40 + 50
-
-    results = tmp_path / "runs.jsonl"
-    results.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    jobs = [Job("ppo", "A", 2, 100), Job("ppo", "C", 0, 100), Job("sac", "A", 0, 100), Job("spo", "A", 1, 100)]
-    forecast = StudyForecast(jobs, results, workers=2)
-    # Half of 15, 30; then 50 behind the first, and the last says itself that it needs 4 seconds: 4 + 30, 7.5 + 50.
-    rows = {jobs[0].key: (50, None), jobs[1].key: (0, None), jobs[2].key: (0, None), jobs[3].key: (90, 4.0)}
-    assert forecast(rows) == pytest.approx(57.5)
-    assert forecast({}) is None
-    results.write_text("")
-    # Only the one under way tells: 0.4 s a step. 4 + 40 (C) against 20 (A) + 40 (sac).
-    assert forecast(rows) == pytest.approx(60.0)
-    assert forecast({jobs[0].key: (0, None)}) is None
 
 
 def test_traces_by_hand():
@@ -305,22 +248,3 @@ def test_same_algorithm_with_other_settings_is_another_row(tmp_path):
     ]
     assert np.isnan(rows[2]["while_training"]["mean"])
     assert plot_comparison(lines, tmp_path / "picture.png").stat().st_size > 5_000
-
-
-def test_live_table_shows_only_runs_under_way_and_the_forecast():
-    rows = {key: (f"run {key}", 100) for key in range(4)}
-    asked = []
-    table = LiveTable("run", rows, (), quiet=True, forecast=lambda left: asked.append(left) or 75.0, only_active=True)
-    table.update(0, "done", 100, {})
-    table.update(1, "running", 10, {})
-    table.update(2, "failed", 10, {})
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(table.render())
-    said = capture.get()
-    assert "run 1" in said
-    assert "run 2" in said
-    assert "run 0" not in said
-    assert "run 3" not in said
-    assert "1:15" in said
-    assert set(asked[0]) == {1, 3}
