@@ -18,7 +18,7 @@ PIP  := $(RUN) pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train train-llm test lint types check format bench clean
+.PHONY: help train train-llm test lint contracts types check layout format bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -33,11 +33,14 @@ train-llm: $(VENV)/llm.stamp ## fine-tune the tiny language model on arithmetic 
 test: check $(VENV)/vllm.stamp ## lint, types and the tests (some of them: PYTEST_ARGS="-k dual")
 	$(RUN) pytest $(PYTEST_ARGS)
 
-check: lint types ## lint and types
+check: lint contracts types ## lint, import contracts and types
 
 lint: $(VENV)/dev.stamp ## ruff: rules and formatting
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+
+contracts: $(VENV)/dev.stamp ## import-linter: who may import whom
+	$(VENV)/bin/lint-imports --no-logo
 
 types: $(VENV)/dev.stamp ## mypy, strict on the core
 	$(RUN) mypy
@@ -48,6 +51,9 @@ format: $(VENV)/dev.stamp ## rewrite the code as ruff wants it
 
 bench: $(VENV)/dev.stamp ## measure training speed beside Stable-Baselines3 (benchmarks/control_speed.json)
 	$(VENV)/bin/r2vpo bench control --json benchmarks/control_speed.json
+
+layout: $(VENV)/dev.stamp ## the measure of the architecture: folders, circles, long files, the way of a sample
+	$(VENV)/bin/python scripts/layout.py
 
 clean: ## delete caches and build products; runs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
