@@ -13,7 +13,9 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import field, fields, make_dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -198,10 +200,10 @@ def _settings_below_flags(
 ) -> Any:
     """What holds where no flag says otherwise: the file over the preset, which flags and file choose together."""
     hints = {**_hints(config), "config": Path}
-    chosen = make_dataclass("Chosen", [(name, hints[name] | None, None) for name in (*presets, "config")])  # type: ignore[misc]
-    given, _ = tyro.cli(chosen, args=words, return_unknown_args=True, add_help=False)
+    chosen = make_dataclass("Chosen", [(name, hints[name] | None, None) for name in (*presets, "config")])
+    given: Any = tyro.cli(chosen, args=words, return_unknown_args=True, add_help=False)[0]
     flags = {name: getattr(given, name) for name in presets if getattr(given, name) is not None}
-    path = given.config  # type: ignore[attr-defined]
+    path = given.config
     stored: Mapping[str, Any] = {} if path is None else read_settings(path)
     for name in ("preset", "method"):
         if name in flags and stored.get(name, flags[name]) != flags[name]:
@@ -217,7 +219,7 @@ def _flags(kind: type, defaults: Mapping[str, Any], hidden: bool = False) -> lis
         (
             name,
             Annotated[(hints[name], tyro.conf.arg(help=texts[name]), *marks)],
-            field(default_factory=lambda value=value: value),
+            field(default_factory=partial(copy, value)),
         )
         for name, value in defaults.items()
     ]
@@ -227,7 +229,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return inspect.get_annotations(kind, eval_str=True)
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     """PyYAML follows YAML 1.1, in which 1e-3 is a text."""
 
 
