@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from r2vpo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
     from r2vpo.control.callbacks import BaseCallback, CallbackList, EvalCallback
     from r2vpo.control.config import ControlConfig
     from r2vpo.control.evaluation import EvaluationResult, evaluate_policy
-
-_HOMES = {
-    "R2VPO": "algorithm",
-    "BaseCallback": "callbacks",
-    "CallbackList": "callbacks",
-    "EvalCallback": "callbacks",
-    "ControlConfig": "config",
-    "EvaluationResult": "evaluation",
-    "evaluate_policy": "evaluation",
-}
 
 __all__ = [
     "R2VPO",
@@ -30,11 +22,12 @@ __all__ = [
     "evaluate_policy",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: the command line reads configurations without waiting for torch.
-    if name in _HOMES:
-        from importlib import import_module
-
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "algorithm": ("R2VPO",),
+        "callbacks": ("BaseCallback", "CallbackList", "EvalCallback"),
+        "config": ("ControlConfig",),
+        "evaluation": ("EvaluationResult", "evaluate_policy"),
+    },
+)

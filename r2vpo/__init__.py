@@ -6,9 +6,10 @@ update where they meet. It knows nothing about robots or tokens; `r2vpo.control`
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from r2vpo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from r2vpo.dual import DualController
@@ -35,21 +36,14 @@ __all__ = [
     "make_objective",
 ]
 
-_HOMES = {
-    "OBJECTIVES": "objectives",
-    "DualController": "dual",
-    "Objective": "objectives",
-    "Policy": "policy",
-    "PolicyUpdater": "update",
-    "R2VPOError": "errors",
-    "ReplayBuffer": "replay",
-    "Scored": "update",
-    "make_objective": "objectives",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: the command line answers --help without waiting for torch.
-    if name in _HOMES:
-        return getattr(import_module(f"r2vpo.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "dual": ("DualController",),
+        "errors": ("R2VPOError",),
+        "objectives": ("OBJECTIVES", "Objective", "make_objective"),
+        "policy": ("Policy",),
+        "replay": ("ReplayBuffer",),
+        "update": ("PolicyUpdater", "Scored"),
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from r2vpo.lazy import lazy_names
 
 if TYPE_CHECKING:
     from r2vpo.llm.rewards.math_verify import MathVerifyReward
@@ -26,22 +27,15 @@ __all__ = [
     "score",
 ]
 
-_HOMES = {
-    "REWARDS": "registry",
-    "MathVerifyReward": "math_verify",
-    "ReasoningGymReward": "reasoning",
-    "RewardBatch": "scoring",
-    "RewardFunction": "scoring",
-    "Verdict": "verifier.pool",
-    "VerifierPool": "verifier.pool",
-    "completion_text": "text",
-    "make_reward": "registry",
-    "score": "scoring",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: a verifier process imports this package and must not load numpy or anything larger.
-    if name in _HOMES:
-        return getattr(import_module(f"r2vpo.llm.rewards.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+# A verifier process imports this package and must not load numpy or anything larger.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "math_verify": ("MathVerifyReward",),
+        "reasoning": ("ReasoningGymReward",),
+        "registry": ("REWARDS", "make_reward"),
+        "scoring": ("RewardBatch", "RewardFunction", "score"),
+        "text": ("completion_text",),
+        "verifier.pool": ("Verdict", "VerifierPool"),
+    },
+)

@@ -106,3 +106,16 @@ def test_every_way_of_writing_an_import_is_seen(tmp_path, monkeypatch):
     at_import = ["a.b", "c", "d.e", "r2vpo.llm", "r2vpo.llm.trainer", "r2vpo.control.deep.sibling", "f", "g"]
     later = ["h", "i", "j.k"]
     assert imports(path) == [(name, True) for name in at_import] + [(name, False) for name in later]
+
+
+@pytest.mark.parametrize("package", ["r2vpo", "r2vpo.control", "r2vpo.llm", "r2vpo.llm.rewards"])
+def test_public_names_are_listed_and_load_on_first_use(package):
+    code = (
+        f"import sys, {package} as package\n"
+        "assert set(package.__all__) <= set(dir(package)), dir(package)\n"
+        "assert 'torch' not in sys.modules\n"
+        "for name in package.__all__: getattr(package, name)\n"
+        "assert not hasattr(package, 'no_such_name')\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
