@@ -137,6 +137,8 @@ class Collector:
         self.engine, self.stream, self.functions, self.decode = engine, stream, functions, decode
         self.config, self.processes = config, processes
         self.sampling = Sampling(config.max_completion_tokens, config.temperature)
+        self.size = config.iteration_size
+        """Completions of an iteration."""
         self.generated = 0
         """Completions generated so far, those that dynamic sampling threw away included."""
 

@@ -40,6 +40,7 @@ class TokenLearner:
     ) -> None:
         self.policy, self.config, self.generator, self.processes, self.pad = policy, config, generator, processes, pad
         self.buffer = ReplayBuffer(config.stored_iterations)
+        self.passes = config.passes
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self.device = trained[0].device
         self.half_precision = half_precision(config, self.device)
@@ -47,7 +48,7 @@ class TokenLearner:
             trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.updater = PolicyUpdater(
-            make_objective(config.objective, **config.objective_hyperparameters),
+            make_objective(config.objective, **config.objective_kwargs),
             DualController(config.lam, config.delta, config.eta, config.dual),
             self.optimizer,
             self._score,
@@ -136,7 +137,7 @@ class TokenLearner:
         if not len(self.buffer):
             return
         size = min(self.config.minibatch_size, len(self.buffer))
-        steps = round(self.config.passes * new / self.config.minibatch_size)
+        steps = round(self.passes * new / self.config.minibatch_size)
         samples = all_samples(self.buffer)
         for index in self.buffer.minibatches(size, max(1, steps) if new else 0, self.generator):
             yield [samples[i] for i in index.tolist()]

@@ -74,7 +74,7 @@ def _iterate(run: Run) -> dict[str, Any]:
     summary = run.learner.update(iteration, run.learning_rate())
     seconds["train_seconds"] = time.perf_counter() - collected
     run.iterations += 1
-    run.rollouts += config.iteration_size
+    run.rollouts += run.collector.size
     synced = time.perf_counter()
     run.engine.sync_weights(run.model, run.iterations)
     seconds["sync_seconds"] = time.perf_counter() - synced

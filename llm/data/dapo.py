@@ -13,35 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.data.files import iterate_file, parquet_batches
-
-Row = dict[str, Any]
+from r2vpo.llm.data.files import Row, iterate_file, parquet_batches
 
 _log = logging.getLogger(__name__)
-
-
-class Deduplicator:
-    """Keeps the first row of each ``extra_info.index`` and counts the rest."""
-
-    def __init__(self) -> None:
-        self.read = 0
-        self.kept = 0
-        self._seen: set[Any] = set()
-
-    def first_positions(self, indices: Iterable[Any]) -> list[int]:
-        """Positions, among these, of indices never seen before."""
-        positions = []
-        for position, index in enumerate(indices):
-            self.read += 1
-            if index not in self._seen:
-                self._seen.add(index)
-                positions.append(position)
-        self.kept += len(positions)
-        return positions
-
-    def message(self, name: str) -> str:
-        """How many rows were read, dropped and kept."""
-        return f"{name}: read {self.read:,} rows, dropped {self.read - self.kept:,} repeated ones, kept {self.kept:,}"
 
 
 def read_dapo(files: Iterable[Path], limit: int | None = None) -> list[Row]:
@@ -59,9 +33,13 @@ def read_dapo(files: Iterable[Path], limit: int | None = None) -> list[Row]:
 
 def keep_first(parts: Iterable[Any], limit: int | None = None) -> list[Row]:
     """As :func:`read_dapo`, of parts that are lists of rows or Arrow record batches."""
-    unique = Deduplicator()
-    rows = list(islice((verl_row(row) for part in parts for row in _first(part, unique)), limit))
-    _log.warning("%s", unique.message("DAPO-Math-17k"))
+    unique = _Unique()
+    rows = list(islice((verl_row(row) for part in parts for row in unique.rows(part)), limit))
+    repeated = unique.read - len(unique.seen)
+    _log.warning(
+        "DAPO-Math-17k: read %s rows, dropped %s repeated ones, kept %s",
+        *(f"{number:,}" for number in (unique.read, repeated, len(unique.seen))),
+    )
     return rows
 
 
@@ -85,16 +63,33 @@ def _parts(path: Path) -> Iterator[Any]:
         yield list(iterate_file(path))
 
 
-def _first(part: Any, unique: Deduplicator) -> list[Row]:
-    if isinstance(part, list):
-        return [part[i] for i in unique.first_positions(_index(row.get("extra_info"), row) for row in part)]
-    # Only the index becomes Python objects for every row: the prompts of a hundred copies never do.
-    if "extra_info" not in part.schema.names:
-        raise _no_index(part.schema.names)
-    infos = part.column("extra_info").to_pylist()
-    positions = unique.first_positions(_index(info, part.schema.names) for info in infos)
-    # Arrow cannot tell the type of an empty list of positions.
-    return part.take(positions).to_pylist() if positions else []  # type: ignore[no-any-return]
+class _Unique:
+    """The first row of each ``extra_info.index``."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.seen: set[Any] = set()
+
+    def rows(self, part: Any) -> list[Row]:
+        """Those of a part whose index was never seen before."""
+        if isinstance(part, list):
+            return [part[i] for i in self._positions(_index(row.get("extra_info"), row) for row in part)]
+        # Only the index becomes Python objects for every row: the prompts of a hundred copies never do.
+        if "extra_info" not in part.schema.names:
+            raise _no_index(part.schema.names)
+        infos = part.column("extra_info").to_pylist()
+        positions = self._positions(_index(info, part.schema.names) for info in infos)
+        # Arrow cannot tell the type of an empty list of positions.
+        return part.take(positions).to_pylist() if positions else []  # type: ignore[no-any-return]
+
+    def _positions(self, indices: Iterable[Any]) -> list[int]:
+        positions = []
+        for position, index in enumerate(indices):
+            self.read += 1
+            if index not in self.seen:
+                self.seen.add(index)
+                positions.append(position)
+        return positions
 
 
 def _index(info: Any, columns: Iterable[str]) -> Any:

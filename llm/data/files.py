@@ -1,4 +1,4 @@
-"""Rows from files: JSON lines, JSON lists, parquet, and directories of them."""
+"""Rows from files (JSON lines, JSON lists, parquet, directories of them) and from the hub."""
 
 from __future__ import annotations
 
@@ -92,6 +92,30 @@ def parquet_batches(path: Path) -> Iterator[Any]:
         raise ConfigError("dataset", str(path), f"a readable parquet file ({error})") from error
 
 
+def read_hub(name: str, split: str, limit: int | None = None) -> list[Row]:
+    """Rows of a hub dataset.
+
+    Args:
+        name: ``owner/name``, or ``owner/name:configuration``.
+        split: Name of the split.
+        limit: Most rows; None reads all.
+
+    Raises:
+        ConfigError: ``datasets`` is missing, the hub cannot be reached, or has no such dataset, configuration or split.
+    """
+    datasets = import_datasets(name)
+    path, _, configuration = name.partition(":")
+    try:
+        rows = datasets.load_dataset(path, configuration or None, split=split)
+    except Exception as error:
+        # The hub client raises whatever its HTTP, file and parsing layers raise; to the user it is one thing.
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(
+            "dataset", name, f"a dataset that the hub has, with the split {split!r} ({reason})"
+        ) from error
+    return [dict(row) for row in islice(rows, limit)]
+
+
 def _json_lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8") as file:
         try:
@@ -127,7 +151,6 @@ def _json_list(path: Path) -> Iterator[Row]:
 
 
 def _read_saved_dataset(path: Path, split: str, limit: int | None) -> list[Row]:
-
     saved = import_datasets(str(path)).load_from_disk(str(path))
     if hasattr(saved, "keys"):
         if split not in saved:
@@ -145,27 +168,3 @@ def import_datasets(dataset: str) -> Any:
             "dataset", dataset, "a JSONL file unless `datasets` is there (pip install datasets)"
         ) from error
     return datasets
-
-
-def read_hub(name: str, split: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """Rows of a hub dataset.
-
-    Args:
-        name: ``owner/name``, or ``owner/name:configuration``.
-        split: Name of the split.
-        limit: Most rows; None reads all.
-
-    Raises:
-        ConfigError: ``datasets`` is missing, the hub cannot be reached, or has no such dataset, configuration or split.
-    """
-    datasets = import_datasets(name)
-    path, _, configuration = name.partition(":")
-    try:
-        rows = datasets.load_dataset(path, configuration or None, split=split)
-    except Exception as error:
-        # The hub client raises whatever its HTTP, file and parsing layers raise; to the user it is one thing.
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ConfigError(
-            "dataset", name, f"a dataset that the hub has, with the split {split!r} ({reason})"
-        ) from error
-    return [dict(row) for row in islice(rows, limit)]

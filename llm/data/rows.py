@@ -10,10 +10,8 @@ from typing import Any
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.data.dapo import verl_row
-from r2vpo.llm.data.files import SUFFIXES, read_hub, read_path
+from r2vpo.llm.data.files import SUFFIXES, Row, read_hub, read_path
 from r2vpo.llm.data.sources import PARTS, SOURCES, read_builtin
-
-Row = dict[str, Any]
 
 REASONING_GYM = "reasoning-gym:"
 """Prefix of procedurally generated datasets; a reasoning-gym task follows, with settings: ``gcd,max_value=60``."""

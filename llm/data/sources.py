@@ -6,13 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.data.dapo import keep_first, read_dapo
-from r2vpo.llm.data.files import read_hub, read_path, split_files
-
-Row = dict[str, Any]
+from r2vpo.llm.data.files import Row, read_hub, read_path, split_files
 
 DATA_DIRECTORY_VARIABLE = "R2VPO_DATA"
 """Environment variable that names a directory with the files of :data:`SOURCES`; without it, the hub is asked."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from annotated_types import MinLen
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.config import TINY, dataset_defaults
@@ -17,12 +18,13 @@ from r2vpo.llm.data.rows import PROCEDURAL, REASONING_GYM
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
 from r2vpo.llm.evaluation.target import EvaluatedModel, find_model, weights_fingerprint
 from r2vpo.llm.models.tiny_names import is_tiny
+from r2vpo.validation import Count, check_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from r2vpo.llm.data.files import Row
     from r2vpo.llm.engines.base import RolloutEngine
-    from r2vpo.llm.evaluation.answering import Row
     from r2vpo.llm.evaluation.tally import EvaluationResult
     from r2vpo.llm.rewards import RewardFunction
 
@@ -42,7 +44,7 @@ class EvaluateCommand:
 
     model: Annotated[str, tyro.conf.Positional]
     """Run directory of r2vpo llm train, a directory with a model, or the name of one."""
-    benchmarks: tuple[str, ...] = ("arithmetic",)
+    benchmarks: Annotated[tuple[str, ...], MinLen(1)] = ("arithmetic",)
     """What to solve."""
     samples: int = 16
     """Sampled answers to each problem; 0 takes the greedy one alone."""
@@ -56,7 +58,7 @@ class EvaluateCommand:
     """Completions are cut here; the run's own limit when not given, 2048 without one (the paper: 16384)."""
     greedy: bool = True
     """Also one answer at temperature 0."""
-    limit: int | None = None
+    limit: Count | None = None
     """Only the first problems of each benchmark."""
     reward: str | None = None
     """Verifier; exact for arithmetic, the task's own for reasoning-gym, math_verify elsewhere when not given."""
@@ -72,7 +74,7 @@ class EvaluateCommand:
     """Run Python code that comes with the model."""
     seed: int = 0
     """Same seed, same answers on the same engine."""
-    completions_at_once: int = 512
+    completions_at_once: Count = 512
     """Completions handed to the engine together; what a kill loses at most."""
     out: Path | None = None
     """Folder for completions, results, table and picture; evaluation/ in the run directory when not given."""
@@ -86,8 +88,10 @@ class EvaluateCommand:
 class _Benchmark:
     name: str
     rows: Sequence[Row]
-    reward: list[tuple[str, RewardFunction]]
+    reward: tuple[str, RewardFunction]
+    protocol: EvaluationProtocol
     file: Path
+    """Of completions."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,14 +107,15 @@ def main(arguments: Sequence[str]) -> int:
     _check(command)
     out = command.out or (model.run_dir / "evaluation" if model.run_dir else Path("runs") / f"evaluate-{model.name}")
     with ExitStack() as stack:
-        benchmarks = [_prepare(name, command, out) for name in dict.fromkeys(command.benchmarks)]
-        for _, function in (named for benchmark in benchmarks for named in benchmark.reward):
-            stack.callback(getattr(function, "close", lambda: None))
+        benchmarks = [_prepare(name, command, protocol, out) for name in dict.fromkeys(command.benchmarks)]
+        for benchmark in benchmarks:
+            stack.callback(getattr(benchmark.reward[1], "close", lambda: None))
         identity = _identity(command, model)
-        _check_files(benchmarks, protocol, identity)
+        for benchmark in benchmarks:
+            _check_file(benchmark, identity)
         engine, tokenizer = _load(command, model, benchmarks, protocol)
         stack.callback(engine.close)
-        results = _evaluate_all(command, engine, tokenizer, benchmarks, protocol, identity)
+        results = {b.name: _evaluate(command, engine, tokenizer, b, identity) for b in benchmarks}
     _write(command, model, protocol, benchmarks, results, out)
     return 0
 
@@ -148,19 +153,14 @@ def with_own_bar(protocol: EvaluationProtocol, benchmark: str) -> EvaluationProt
 
 
 def _check(command: EvaluateCommand) -> None:
-    if not command.benchmarks:
-        raise ConfigError("benchmarks", (), "one benchmark or more")
-    for name in ("limit", "completions_at_once"):
-        value = getattr(command, name)
-        if value is not None and value < 1:
-            raise ConfigError(name, value, "at least 1")
+    check_fields(command, EvaluateCommand)
     if command.prompt_template is not None and "{prompt}" not in command.prompt_template:
         raise ConfigError("prompt_template", command.prompt_template, "a text with {prompt} in it")
     if command.json is not None and not command.json.parent.is_dir():
         raise ConfigError("json", str(command.json), "a file in a folder that exists")
 
 
-def _prepare(name: str, command: EvaluateCommand, out: Path) -> _Benchmark:
+def _prepare(name: str, command: EvaluateCommand, protocol: EvaluationProtocol, out: Path) -> _Benchmark:
     from r2vpo.llm.data.rows import load_rows
     from r2vpo.llm.rewards import make_reward
 
@@ -168,7 +168,7 @@ def _prepare(name: str, command: EvaluateCommand, out: Path) -> _Benchmark:
     function = make_reward(reward)
     rows = load_rows(name, "test", command.limit)
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
-    return _Benchmark(name, rows, [(reward, function)], out / f"completions-{safe}.jsonl")
+    return _Benchmark(name, rows, (reward, function), with_own_bar(protocol, name), out / f"completions-{safe}.jsonl")
 
 
 def _identity(command: EvaluateCommand, model: EvaluatedModel) -> dict[str, Any]:
@@ -178,14 +178,12 @@ def _identity(command: EvaluateCommand, model: EvaluatedModel) -> dict[str, Any]
     return {"model": model.name, "weights": weights, "engine": command.engine, "dtype": command.dtype}
 
 
-def _check_files(benchmarks: Sequence[_Benchmark], protocol: EvaluationProtocol, identity: dict[str, Any]) -> None:
+def _check_file(benchmark: _Benchmark, identity: dict[str, Any]) -> None:
     from r2vpo.llm.evaluation.completions import check_settings
     from r2vpo.llm.evaluation.run import completion_settings
 
-    for benchmark in benchmarks:
-        if benchmark.file.exists():
-            names = [name for name, _ in benchmark.reward]
-            check_settings(benchmark.file, completion_settings(protocol, identity, names))
+    if benchmark.file.exists():
+        check_settings(benchmark.file, completion_settings(benchmark.protocol, identity, [benchmark.reward[0]]))
 
 
 def _load(
@@ -209,39 +207,33 @@ def _load(
     return engine, tokenizer
 
 
-def _evaluate_all(
+def _evaluate(
     command: EvaluateCommand,
     engine: RolloutEngine,
     tokenizer: PreTrainedTokenizerBase,
-    benchmarks: Sequence[_Benchmark],
-    protocol: EvaluationProtocol,
+    benchmark: _Benchmark,
     identity: dict[str, Any],
-) -> dict[str, EvaluationResult]:
+) -> EvaluationResult:
     from r2vpo.llm.evaluation.completions import whole_groups
-    from r2vpo.llm.evaluation.run import EvaluationProgress, evaluate
+    from r2vpo.llm.evaluation.run import evaluate
     from r2vpo.runs.progress import LiveLine
 
-    results = {}
-    for benchmark in benchmarks:
-        total = len(benchmark.rows)
-        done = min(total, whole_groups(benchmark.file, protocol.answers))
-        with LiveLine(total, f"{benchmark.name} problems", done=done, quiet=command.quiet) as line:
-
-            def show(progress: EvaluationProgress, line: LiveLine = line) -> None:
-                line.update(progress.problems, pass_rate=progress.pass_rate, tokens_per_s=progress.tokens_per_second)
-
-            results[benchmark.name] = evaluate(
-                engine,
-                tokenizer,
-                benchmark.rows,
-                benchmark.reward,
-                with_own_bar(protocol, benchmark.name),
-                output=benchmark.file,
-                identity=identity,
-                completions_at_once=command.completions_at_once,
-                on_progress=show,
-            )
-    return results
+    total = len(benchmark.rows)
+    done = min(total, whole_groups(benchmark.file, benchmark.protocol.answers))
+    with LiveLine(total, f"{benchmark.name} problems", done=done, quiet=command.quiet) as line:
+        return evaluate(
+            engine,
+            tokenizer,
+            benchmark.rows,
+            [benchmark.reward],
+            benchmark.protocol,
+            output=benchmark.file,
+            identity=identity,
+            completions_at_once=command.completions_at_once,
+            on_progress=lambda problems, tally: line.update(
+                problems, pass_rate=tally.pass_rate, tokens_per_s=tally.tokens_per_second
+            ),
+        )
 
 
 def _write(
@@ -256,7 +248,7 @@ def _write(
     from r2vpo.runs.checkpoint import write_text_atomically
     from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 
-    rewards = {benchmark.name: benchmark.reward[0][0] for benchmark in benchmarks}
+    rewards = {benchmark.name: benchmark.reward[0] for benchmark in benchmarks}
     document = {
         "model": model.name,
         "source": model.source,

@@ -1,34 +1,31 @@
-"""Evaluation of a language model on one benchmark, with every completion kept."""
+"""Evaluation of a language model on one benchmark: problems answered, answers verified, every completion kept."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from r2vpo.errors import RunDirectoryError
-from r2vpo.llm.engines.base import RolloutEngine
-from r2vpo.llm.evaluation.answering import Answerer, Reward, Row
-from r2vpo.llm.evaluation.completions import CompletionsFile
+from r2vpo.llm.data.files import Row
+from r2vpo.llm.data.prompts import row_tokens
+from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
+from r2vpo.llm.evaluation.completions import CompletionsFile, Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
 from r2vpo.llm.evaluation.tally import EvaluationResult, Tally
+from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class EvaluationProgress:
-    """What is known while an evaluation runs."""
-
-    problems: int
-    """Problems answered."""
-    total: int
-    pass_rate: float | None
-    """Fraction of the answers with a verdict that solve their problem: of the sampled ones where there are any."""
-    tokens_per_second: float | None
+Reward = RewardFunction | Sequence[tuple[str, RewardFunction]]
+"""One reward function, or named ones whose results are added up."""
 
 
 def evaluate(
@@ -41,7 +38,7 @@ def evaluate(
     output: str | Path | None = None,
     identity: dict[str, Any] | None = None,
     completions_at_once: int = 256,
-    on_progress: Callable[[EvaluationProgress], None] | None = None,
+    on_progress: Callable[[int, Tally], None] | None = None,
 ) -> EvaluationResult:
     """Answer every problem and count.
 
@@ -58,25 +55,19 @@ def evaluate(
         output: JSONL file that receives every completion as it comes; see :mod:`r2vpo.llm.evaluation.completions`.
         identity: What else the completions depend on, such as the model's name; kept in the file and compared.
         completions_at_once: Completions handed to the engine together, about; the file grows by as many.
-        on_progress: Called after each batch.
+        on_progress: Called after each batch with the problems answered and the counts so far.
 
     Raises:
         RunDirectoryError: ``output`` holds completions of other settings or problems.
         ConfigError: A row without a prompt, or one that does not fit the model's context.
     """
     if output is None:
+        at_once, shown = completions_at_once, on_progress
         with tempfile.TemporaryDirectory() as folder:
-            return evaluate(
-                engine,
-                tokenizer,
-                rows,
-                reward,
-                protocol,
-                output=Path(folder) / "completions.jsonl",
-                completions_at_once=completions_at_once,
-                on_progress=on_progress,
-            )
-    answerer = Answerer(engine, tokenizer, reward, protocol)
+            file = Path(folder) / "completions.jsonl"
+            arguments = (engine, tokenizer, rows, reward, protocol)
+            return evaluate(*arguments, output=file, completions_at_once=at_once, on_progress=shown)
+    answerer = _Answerer(engine, tokenizer, reward, protocol)
     settings = completion_settings(protocol, identity or {}, [name for name, _ in answerer.functions])
     tally = Tally(protocol)
     with CompletionsFile(output, settings, protocol.answers) as file:
@@ -89,18 +80,15 @@ def evaluate(
             for group in groups:
                 tally.add(group)
             if on_progress is not None:
-                answered = len(tally.verdicts)
-                on_progress(EvaluationProgress(answered, len(rows), tally.pass_rate, tally.tokens_per_second))
+                on_progress(len(tally.verdicts), tally)
     return tally.result()
 
 
 def completion_settings(protocol: EvaluationProtocol, identity: dict[str, Any], rewards: list[str]) -> dict[str, Any]:
     """What completions and verdicts depend on; k and the bar for a solved problem are applied afterwards."""
     values = asdict(protocol)
-    return {name: value for name, value in values.items() if name not in ("k", "solved_above")} | {
-        "reward": rewards,
-        **identity,
-    }
+    del values["k"], values["solved_above"]
+    return {**values, "reward": rewards, **identity}
 
 
 def _count_answered(file: CompletionsFile, rows: Sequence[Row], protocol: EvaluationProtocol, tally: Tally) -> set[int]:
@@ -118,3 +106,83 @@ def _count_answered(file: CompletionsFile, rows: Sequence[Row], protocol: Evalua
         done.add(index)
         tally.add(group)
     return done
+
+
+class _Answerer:
+    """Generates and verifies the answers to a batch of problems."""
+
+    def __init__(
+        self, engine: RolloutEngine, tokenizer: PreTrainedTokenizerBase, reward: Reward, protocol: EvaluationProtocol
+    ) -> None:
+        self.engine, self.tokenizer, self.protocol = engine, tokenizer, protocol
+        named = [(getattr(reward, "__name__", type(reward).__name__), reward)] if callable(reward) else reward
+        self.functions: list[tuple[str, RewardFunction]] = list(named)
+
+    def answer(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Line]]:
+        """The lines of each of the problems ``rows[i]``, sampled answers first, the greedy one last."""
+        chosen, answers = [rows[i] for i in indices], self.protocol.answers
+        started = time.perf_counter()
+        groups = self._generate(chosen, indices)
+        generated = time.perf_counter()
+        texts = [[self._text(completion) for completion in group] for group in groups]
+        repeated = [row for row in chosen for _ in range(answers)]
+        flat = [text for group in texts for text in group]
+        batch = score_rows(self.functions, [1.0] * len(self.functions), repeated, self.protocol.prompt_column, flat)
+        count = max(1, len(flat))
+        seconds = {
+            "generate_seconds": (generated - started) / count,
+            "verify_seconds": (time.perf_counter() - generated) / count,
+        }
+        return [
+            [
+                {
+                    "index": index,
+                    "id": _problem_id(row, index),
+                    "prompt": row[self.protocol.prompt_column],
+                    "answer": row.get("answer"),
+                    "sample": j if j < self.protocol.samples else None,
+                    "completion": texts[i][j],
+                    **_verdict(batch, i * answers + j),
+                    "finished": groups[i][j].finished,
+                    "tokens": len(groups[i][j].tokens),
+                    **seconds,
+                }
+                for j in range(answers)
+            ]
+            for i, (row, index) in enumerate(zip(chosen, indices, strict=True))
+        ]
+
+    def _generate(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Completion]]:
+        protocol = self.protocol
+        prompts = [row_tokens(row, self.tokenizer, protocol) for row in rows]
+        groups: list[list[Completion]] = [[] for _ in rows]
+        for size, temperature in ((protocol.samples, protocol.temperature), (int(protocol.greedy), 0.0)):
+            if not size:
+                continue
+            sampling = Sampling(protocol.max_tokens, temperature, protocol.top_p if temperature else 1.0)
+            seeds = [seed for index in indices for seed in answer_seeds(protocol.seed, index, size)]
+            completions = self.engine.generate(prompts, size, sampling, seeds)
+            for i, group in enumerate(groups):
+                group += completions[i * size : (i + 1) * size]
+        return groups
+
+    def _text(self, completion: Completion) -> str:
+        return str(self.tokenizer.decode(completion.tokens.tolist(), skip_special_tokens=True))
+
+
+def answer_seeds(seed: int, index: int, count: int) -> list[int]:
+    """Seeds of the answers to problem ``index``, each below 2^63; the first ones do not depend on ``count``."""
+    return [int(word >> 1) for word in np.random.SeedSequence((seed, index)).generate_state(count, np.uint64).tolist()]
+
+
+def _problem_id(row: Row, index: int) -> str:
+    """Its own id, or its place in the benchmark."""
+    return str(next((row[name] for name in ("id", "unique_id") if row.get(name) is not None), index))
+
+
+def _verdict(batch: RewardBatch, position: int) -> Line:
+    verdicts = {name: float(values[position]) for name, values in batch.by_function.items()}
+    return {
+        "reward": float(batch.total[position]) if batch.valid[position] else None,
+        "verdicts": {name: None if math.isnan(value) else value for name, value in verdicts.items()},
+    }

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from r2vpo.envs.arithmetic import ArithmeticTask
 from r2vpo.errors import ConfigError
+from r2vpo.llm.data.files import Row
 from r2vpo.runs.cache import cache_directory
+from r2vpo.validation import Count, Positive, check_fields
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 """Part of the cache key. Raise it when a change to the code changes the model that the same settings make."""
-
-Row = dict[str, Any]
 
 _log = logging.getLogger(__name__)
 
@@ -43,46 +43,34 @@ class TinyModelSettings(ABC):
 
     seed: int = 0
     """Of the first weights and of the order of the examples."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Width of the residual stream."""
-    num_layers: int = 2
+    num_layers: Count = 2
     """Transformer blocks."""
-    num_heads: int = 4
+    num_heads: Count = 4
     """Attention heads; queries, keys and values have as many."""
-    intermediate_size: int = 512
+    intermediate_size: Count = 512
     """Width inside the feed-forward blocks."""
-    max_length: int = 512
+    max_length: Count = 512
     """Longest text, in tokens."""
-    target_accuracy: float = 0.5
+    target_accuracy: Positive = 0.5
     """Greedy accuracy on the validation problems at which the warm start stops."""
-    examples: int = 300
+    examples: Count = 300
     """Training problems whose answers the warm start may learn from. So few that the model is sure of its answers,
     right or wrong, and stays near half right: one that is stopped early on all the problems instead is unsure of
     everything, samples the right answer half as often, and loses ground before reinforcement improves it."""
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Of the warm start."""
-    max_steps: int = 3000
+    max_steps: Count = 3000
     """Steps after which the warm start gives up."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
-        for name in (
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_length",
-            "examples",
-            "max_steps",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(name, getattr(self, name), "at least 1")
+        check_fields(self, TinyModelSettings)
         if self.hidden_size % (2 * self.num_heads):
             raise ConfigError("hidden_size", self.hidden_size, f"a multiple of 2 * num_heads = {2 * self.num_heads}")
-        if not 0.0 < self.target_accuracy < 1.0:
-            raise ConfigError("target_accuracy", self.target_accuracy, "between 0 and 1")
-        if not self.learning_rate > 0.0:
-            raise ConfigError("learning_rate", self.learning_rate, "above 0")
+        if self.target_accuracy >= 1.0:
+            raise ConfigError("target_accuracy", self.target_accuracy, "above 0 and below 1")
 
     @property
     def key(self) -> str:

@@ -13,8 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from r2vpo.errors import ConfigError
+from r2vpo.llm.data.files import Row
 from r2vpo.llm.data.rows import REASONING_GYM, load_rows
-from r2vpo.llm.models.tiny import Row, TinyModelSettings
+from r2vpo.llm.models.tiny import TinyModelSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -1,19 +1,14 @@
-"""Exact match with the ground truth: of the whole text, or of the last number."""
+"""Exact match with the ground truth, of the whole text or of the last number; and rewards for the form of an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from r2vpo.llm.rewards.text import (
-    Completion,
-    completion_text,
-    ground_truth_text,
-    last_answer_line,
-    last_boxed,
-    last_number,
-)
+from r2vpo.llm.rewards.text import Completion, completion_text, judged, last_answer_line, last_boxed, last_number
+
+_OPEN, _CLOSE = "<think>", "</think>"
 
 
 def exact(
@@ -27,7 +22,7 @@ def exact(
         answer: ``[B]`` ground truths.
         columns: Not read.
     """
-    return _compare(completions, answer, lambda text: text)
+    return judged(completions, answer, lambda text, truth: float(text.strip() == truth))
 
 
 def number(
@@ -38,26 +33,14 @@ def number(
     Numbers are compared by value and exactly: 1,000 is 1000.0. A ground truth may hold text around its number, as
     GSM8K's ``... #### 72`` does; one without a number gives None.
     """
-    return _compare(completions, answer, _last_value)
+    return judged(completions, answer, _same_number)
 
 
-def _compare(
-    completions: Sequence[Completion], answer: Sequence[Any], read: Callable[[str], object]
-) -> list[float | None]:
-    verdicts: list[float | None] = []
-    for completion, truth in zip(completions, answer, strict=True):
-        stated = ground_truth_text(truth)
-        expected = None if stated is None else read(stated)
-        verdicts.append(None if expected is None else float(read(completion_text(completion).strip()) == expected))
-    return verdicts
-
-
-def _last_value(text: str) -> Decimal | None:
-    found = last_number(text)
-    return None if found is None else Decimal(found)
-
-
-_OPEN, _CLOSE = "<think>", "</think>"
+def _same_number(text: str, truth: str) -> float | None:
+    found, expected = last_number(text), last_number(truth)
+    if expected is None:
+        return None
+    return float(found is not None and Decimal(found) == Decimal(expected))
 
 
 def boxed_format(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float | None]:

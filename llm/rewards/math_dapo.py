@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from r2vpo.llm.rewards.text import Completion, completion_text, ground_truth_text, last_answer_line, last_boxed
+from r2vpo.llm.rewards.text import Completion, judged, last_answer_line, last_boxed
 
 TAIL_CHARACTERS = 300
 """How much of a completion is read."""
@@ -42,20 +42,16 @@ def math_dapo(
 ) -> list[float | None]:
     """+1 where the last ``Answer:`` line equals the ground truth, else -1; None without a ground truth.
 
-    Args:
-        prompts: Not read.
-        completions: ``[B]`` texts or chats.
-        answer: ``[B]`` ground truths.
-        columns: Not read.
+    Of ``[B]`` completions and ground truths; prompts and other columns are not read.
     """
-    return [_verdict(last_answer_line(_tail(c, TAIL_CHARACTERS)), a) for c, a in _pairs(completions, answer)]
+    return judged(completions, answer, lambda text, truth: _verdict(last_answer_line(text[-TAIL_CHARACTERS:]), truth))
 
 
 def math_dapo_strict(
     prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
 ) -> list[float | None]:
     r"""As :func:`math_dapo`, for the last ``\boxed{}`` in the last 100 characters."""
-    return [_verdict(last_boxed(_tail(c, BOXED_TAIL_CHARACTERS)), a) for c, a in _pairs(completions, answer)]
+    return judged(completions, answer, lambda text, truth: _verdict(last_boxed(text[-BOXED_TAIL_CHARACTERS:]), truth))
 
 
 def normalize_answer(answer: str) -> str:
@@ -81,18 +77,5 @@ def normalize_answer(answer: str) -> str:
     return answer.strip()
 
 
-def _pairs(completions: Sequence[Completion], answer: Sequence[Any]) -> list[tuple[str, str | None]]:
-    texts = [completion_text(completion) for completion in completions]
-    return list(zip(texts, map(ground_truth_text, answer), strict=True))
-
-
-def _tail(text: str, characters: int) -> str:
-    return text[-characters:]
-
-
-def _verdict(found: str | None, ground_truth: str | None) -> float | None:
-    if ground_truth is None:
-        return None
-    if found is None:
-        return -1.0
-    return 1.0 if normalize_answer(found) == normalize_answer(ground_truth) else -1.0
+def _verdict(found: str | None, ground_truth: str) -> float:
+    return 1.0 if found is not None and normalize_answer(found) == normalize_answer(ground_truth) else -1.0

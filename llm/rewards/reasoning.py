@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from typing import Any
 
-from r2vpo.errors import ConfigError, RewardError
+from r2vpo.errors import RewardError
 from r2vpo.llm.rewards.text import Completion, completion_text, last_answer_line, last_boxed
-from r2vpo.llm.rewards.verifier.pool import DEFAULT_MEMORY_BYTES, VerifierPool
+from r2vpo.llm.rewards.verifier.reward import PooledReward
 
 _TAG = re.compile(r"</?answer>")
 
 
-class ReasoningGymReward:
+class ReasoningGymReward(PooledReward):
     """The dataset's own ``score_answer(answer, entry)``: mostly 0 to 1, with partial credit in some tasks.
 
     The answer is what the last ``<answer>...</answer>`` holds; without one, the last ``\\boxed{}``, else what follows
-    the last ``Answer:``, else the whole text behind ``</think>``. None where the verifier hit its time limit, ran out
-    of memory, raised, or lost its process.
-
-    Args:
-        workers: Processes. They start with the first call and end with :meth:`close`, or with this process.
-        timeout_seconds: Wall-clock limit of one verdict.
-        memory_bytes: Address space of one worker.
-        max_characters: Longest answer that is read; of a longer one, its end.
-
-    Raises:
-        ConfigError: A value outside its range.
-        RewardError: The package reasoning-gym is not installed.
+    the last ``Answer:``, else the whole text behind ``</think>``.
     """
 
     __name__ = "reasoning_gym"
-
-    def __init__(
-        self,
-        workers: int = 2,
-        timeout_seconds: float = 5.0,
-        memory_bytes: int = DEFAULT_MEMORY_BYTES,
-        max_characters: int = 20_000,
-    ) -> None:
-        if max_characters < 1:
-            raise ConfigError("max_characters", max_characters, "at least 1")
-        if find_spec("reasoning_gym") is None:
-            raise RewardError("the reward reasoning_gym needs a package: pip install reasoning-gym")
-        self.pool = VerifierPool(workers, timeout_seconds, memory_bytes, checks=("reasoning_gym",))
-        self.max_characters = max_characters
-        self.reasons: Counter[str] = Counter()
-        """Kinds of reasons for which items had no verdict, with their counts, over all calls."""
 
     def __call__(
         self,
@@ -78,13 +49,7 @@ class ReasoningGymReward:
             {"answer": extract_answer(completion_text(completion))[-self.max_characters :], "task": name, "entry": each}
             for completion, name, each in zip(completions, names, entries, strict=True)
         ]
-        verdicts = self.pool.run("reasoning_gym", items)
-        self.reasons.update(verdict.kind for verdict in verdicts if verdict.value is None)
-        return [verdict.value for verdict in verdicts]
-
-    def close(self) -> None:
-        """End the worker processes."""
-        self.pool.close()
+        return self.judge(items)
 
 
 def extract_answer(text: str) -> str:

@@ -1,10 +1,10 @@
-"""Finding the answer in a completion. Every function is linear in the length of its text, whatever the text is."""
+"""Finding the answer in a completion. Every search is linear in the length of its text, whatever the text is."""
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from r2vpo.errors import RewardError
@@ -81,6 +81,14 @@ def ground_truth_text(answer: Any) -> str | None:
     if answer is None:
         return None
     return str(answer).strip() or None
+
+
+def judged(
+    completions: Sequence[Completion], answers: Sequence[Any], judge: Callable[[str, str], float | None]
+) -> list[float | None]:
+    """``judge(text, ground truth)`` of ``[B]`` completions; None without a ground truth."""
+    pairs = zip(map(completion_text, completions), map(ground_truth_text, answers), strict=True)
+    return [None if truth is None else judge(text, truth) for text, truth in pairs]
 
 
 def _last(matches: Iterator[re.Match[str]]) -> re.Match[str] | None:

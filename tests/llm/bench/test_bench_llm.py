@@ -18,7 +18,7 @@ pytest.importorskip("accelerate")
 
 from tiny_models import random_batch, tiny_model
 
-from r2vpo import cli as bench_command
+from r2vpo import cli
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.llm.bench import cases as bench_cases
 from r2vpo.llm.bench import command as bench
@@ -146,8 +146,8 @@ def test_command_writes_the_contract_and_prints_a_table(tmp_path, monkeypatch, c
     monkeypatch.setattr(bench, "make_pairs", lambda case, turns, workload: [replace(PAIR, name=case)])
     monkeypatch.setattr(bench, "contest", lambda ours, peer, turns: REPEATS[0])
     path = tmp_path / "new" / "speed.json"
-    words = ["llm", "--cases", "trl", "engines", "--repeats", "3", "--turns", "2", "--json", str(path)]
-    assert bench_command.main(words) == 0
+    words = ["bench", "llm", "--cases", "trl", "engines", "--repeats", "3", "--turns", "2", "--json", str(path)]
+    assert cli.main(words) == 0
     document = json.loads(path.read_text())
     assert {"command", "cases", "versions", "machine", "commit"} <= set(document)
     assert [case["name"] for case in document["cases"]] == ["trl", "trl", "engines", "engines"]

@@ -157,7 +157,7 @@ def test_a_failure_leaves_nothing_that_looks_like_a_model(cache, monkeypatch):
 
 def test_processes_that_ask_at_once_get_one_model(cache):
     code = (
-        "import sys, torch; torch.set_num_threads(1); from r2vpo.llm import tiny; made = tiny.train_tiny\n"
+        "import sys, torch; torch.set_num_threads(1); from r2vpo.llm.models import tiny; made = tiny.train_tiny\n"
         "def train(*a): print('made', flush=True); return made(*a)\n"
         f"tiny.train_tiny = train; print(tiny.ensure_tiny_model(quiet=True, **{SMALL!r}))"
     )
