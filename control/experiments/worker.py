@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from r2vpo.control.callbacks import BaseCallback
+from r2vpo.control.callbacks import BaseCallback, Model
 from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, evaluate_policy
 from r2vpo.control.experiments.job import Job, SeedJob
 from r2vpo.control.presets import VARIANTS, config_dict
@@ -153,7 +153,7 @@ def _traces(model: R2VPO, job: Job, points: int) -> dict[str, list[float | None]
     return traces
 
 
-def figures_of(model: R2VPO) -> dict[str, float | None]:
+def figures_of(model: Model) -> dict[str, float | None]:
     """What a run shows while it trains; lambda only where the objective has one."""
     assert model.run is not None
     metrics = newest_metrics(model.run.path)

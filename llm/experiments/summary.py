@@ -81,7 +81,7 @@ def summarise_methods(lines: Sequence[Line]) -> list[dict[str, Any]]:
         }
         if all(run["pass_at_1"] is not None for run in runs):
             row["pass_at_1"] = summarise([run["pass_at_1"] for run in runs])
-        if BASELINE in by_label:
+        if all(line["accuracies"] for line in [*runs, *by_label.get(BASELINE, [{"accuracies": []}])]):
             row["sample_efficiency"] = sample_efficiency(runs, by_label[BASELINE])
         rows.append(row)
     return rows

@@ -78,11 +78,9 @@ def run(job: Job, folder: Path) -> Line:
     if (run_dir / CONFIG).exists():
         trainer = R2VPOTrainer.resume(run_dir, callbacks=[_progress])
     else:
-        settings = {"torch_threads": 1, "checkpoint_seconds": 60.0, **job.settings}
-        identity = {"method": job.method, "seed": job.seed, "total_rollouts": job.total_rollouts}
-        trainer = R2VPOTrainer(
-            job.model, train_dataset=job.dataset, run_dir=run_dir, callbacks=[_progress], **identity, **settings
-        )
+        settings: dict[str, Any] = {"torch_threads": 1, "checkpoint_seconds": 60.0, **job.settings}
+        settings |= {"method": job.method, "seed": job.seed, "total_rollouts": job.total_rollouts}
+        trainer = R2VPOTrainer(job.model, train_dataset=job.dataset, run_dir=run_dir, callbacks=[_progress], **settings)
     summary = trainer.train(progress_bar=False)
     metrics = read_metrics(run_dir)
     evaluated = [line for line in metrics if line.get("accuracy_greedy") is not None]

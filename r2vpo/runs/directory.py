@@ -31,7 +31,7 @@ _TAIL_BYTES = 16_384
 """More than one line of metrics.jsonl."""
 
 
-def take_lock(path: Path, field: str = "run_dir") -> AcquireReturnProxy:
+def take_lock(path: Path, field: str = "run_dir") -> AcquireReturnProxy[FileLock]:
     """Make a folder, and be its only user until the lock is released.
 
     The lock is the operating system's, so it goes with the process however that ends.

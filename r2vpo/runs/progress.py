@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 _LINE_SECONDS = 10.0
@@ -80,7 +80,7 @@ class LiveTable:
             _Column(lambda task: f"ETA {clock_text(self._left(task))}" if task.start_time and not _over(task) else ""),
             _Column(lambda task: _figures_text(task.fields["figures"])),
         )
-        self._places: dict[Hashable, int] = {}
+        self._places: dict[Hashable, TaskID] = {}
         self._all_shown = len(rows) <= _MOST_ROWS
         for key, (label, size) in rows.items():
             fields: dict[str, Any] = {"first": 0, "figures": {}, "state": "waiting"}

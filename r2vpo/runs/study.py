@@ -156,13 +156,14 @@ def compare_jobs(
     """
     failures = run_jobs(jobs, folder, workers, quiet=quiet)
     lines = list(finished_lines(jobs, folder).values())
-    document = {"comparison": summarise(lines), "versions": package_versions(), "machine": machine_description()}
+    rows = summarise(lines)
+    document = {"comparison": rows, "versions": package_versions(), "machine": machine_description()}
     text = json.dumps(document, indent=1)
     for path in (folder / COMPARISON, json_copy):
         if path is not None:
             write_text_atomically(path, text)
     if lines:
-        print_table(document["comparison"])
+        print_table(rows)
         for path in (folder / RESULTS, folder / COMPARISON, plot(lines, folder / PICTURE), *extra(lines)):
             print(path)
     raise_failures(failures, len(jobs))

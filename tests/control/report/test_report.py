@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from r2vpo import cli
-from r2vpo.control.report.cells import number_text
+from r2vpo.control.report.page import number_text
 from r2vpo.control.report.command import NUMBERS, PAGE, ReportCommand, write_report
 from r2vpo.control.report.lines import FIELDS, read_study
 from r2vpo.errors import ConfigError, R2VPOError, RunDirectoryError
