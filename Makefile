@@ -18,7 +18,7 @@ PIP  := $(RUN) pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help train train-llm test lint contracts types check layout format bench clean
+.PHONY: help train train-llm test lint contracts types check layout format docs bench clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -48,6 +48,10 @@ types: $(VENV)/dev.stamp ## mypy, strict on the core
 format: $(VENV)/dev.stamp ## rewrite the code as ruff wants it
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+
+docs: $(VENV)/dev.stamp ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 bench: $(VENV)/dev.stamp ## measure training speed beside Stable-Baselines3 (benchmarks/control_speed.json)
 	$(VENV)/bin/r2vpo bench control --json benchmarks/control_speed.json

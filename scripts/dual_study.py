@@ -3,7 +3,7 @@
 Trains on-policy R²VPO with every rule of r2vpo.dual from several first values of lambda, at a constant learning rate
 so that only lambda moves the ratio variance, and counts the rollouts until its running level stays near delta.
 
-    python scripts/dual_study.py --out benchmarks/dual_study
+    python scripts/dual_study.py --out benchmarks/method/dual_study
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Study:
     """Environment steps of each run."""
     seed: int = 0
     """Seed of each run."""
-    out: Path = Path("benchmarks/dual_study")
+    out: Path = Path("benchmarks/method/dual_study")
     """Results go to OUT.json and OUT.png."""
 
 

@@ -49,7 +49,7 @@ class Arguments:
     """Results of `r2vpo bench control` for the same tasks."""
     algo: str = "r2vpo-off"
     """Our algorithm."""
-    out: Path = Path("benchmarks/time_to_score")
+    out: Path = Path("benchmarks/control_1m/time_to_score")
     """Results go to OUT.json and OUT.png."""
 
 

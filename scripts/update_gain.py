@@ -4,7 +4,7 @@ An update raises E[(rho - 1) A] over the samples that it learns from; it is meas
 the rollout that the changed policy collects next, where it is what was really gained. Both are in standard deviations
 of the advantage. Where the first is far above the second, the update has followed the noise of its samples.
 
-    python scripts/update_gain.py --out benchmarks/update_gain
+    python scripts/update_gain.py --out benchmarks/method/update_gain
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Study:
     """Environment steps of each run."""
     seed: int = 105
     """Seed of each run."""
-    out: Path = Path("benchmarks/update_gain")
+    out: Path = Path("benchmarks/method/update_gain")
     """Results go to OUT.json and OUT.png."""
 
 
