@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from r2vpo.control.report.lines import TRACES, Study, read_study
+from r2vpo.control.report.lines import Study, read_study
 from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.runs.checkpoint import write_text_atomically
 from r2vpo.runs.progress import LiveLine
@@ -68,6 +68,7 @@ def write_report(command: ReportCommand, words: str) -> dict[str, Any]:
     """
     from r2vpo.control.report.figures import draw_all
     from r2vpo.control.report.lines import choose_videos
+    from r2vpo.control.report.numbers import numbers_of
     from r2vpo.control.report.page import render
 
     for field, least in (("resamples", 1), ("videos", 0)):
@@ -78,68 +79,23 @@ def write_report(command: ReportCommand, words: str) -> dict[str, Any]:
     reference = _algorithm("reference", command.reference, ("ppo",), study)
     baseline = _algorithm("baseline", command.baseline, ("sb3-ppo", reference), study)
     films = choose_videos(study, command.videos)
-    document = {"title": command.title or _title(study), "command": words, "reference": reference, "baseline": baseline}
-    with LiveLine(_parts(study), "parts", quiet=command.quiet) as line:
-        progress = _Progress(line)
-        document |= _numbers(study, reference, baseline, command.resamples, progress)
+    document: dict[str, Any] = {"title": command.title or _title(study), "command": words}
+    document |= {"reference": reference, "baseline": baseline, "resamples": command.resamples}
+    parts = numbers_of(study, reference, baseline, command.resamples)
+    with LiveLine(len(parts) + 1, "parts", quiet=command.quiet) as line:
+        for name, make in parts.items():
+            document[name] = make()
+            line.update(line.done + 1, now=name.replace("_", " "))
         document["videos"] = [{**row, "path": str(row["path"]) if row["path"] else None} for row in films]
         try:
             command.out.mkdir(parents=True, exist_ok=True)
-            pictures = draw_all(document, command.out, progress.advance)
-            page = render(document, pictures, [row["path"] for row in films])
+            page = render(document, draw_all(document, command.out), [row["path"] for row in films])
             write_text_atomically(command.out / PAGE, page)
             write_text_atomically(command.out / NUMBERS, json.dumps(document, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise RunDirectoryError(f"{command.out} cannot be written: {error.strerror}") from error
-        progress.finish()
+        line.update(line.total, now="pictures and page")
     return document
-
-
-class _Progress:
-    """Counts the parts of the work that are done."""
-
-    def __init__(self, line: LiveLine) -> None:
-        self._line, self._done = line, 0
-
-    def advance(self) -> None:
-        """One more."""
-        self._done = min(self._done + 1, self._line.total)
-        if self._done < self._line.total:
-            self._line.update(self._done)
-
-    def finish(self) -> None:
-        """All of them, those included that the lines gave no reason for."""
-        self._line.update(self._line.total)
-
-
-def _numbers(study: Study, reference: str, baseline: str, resamples: int, progress: _Progress) -> dict[str, Any]:
-    from r2vpo.control.report import numbers
-
-    done = progress.advance
-    normalisation = numbers.normalisation_rows(study)
-    scores = {algo: numbers.normalised_scores(study, normalisation, algo) for algo in study.algorithms}
-    return {
-        "resamples": resamples,
-        "tasks": study.tasks,
-        "algorithms": study.algorithms,
-        "origin": numbers.origin_of(study),
-        "summary": numbers.summary_rows(study, reference, resamples, done),
-        "normalisation": normalisation,
-        "aggregates": numbers.aggregate_rows(scores, resamples, done),
-        "profiles": numbers.profile_rows(scores, resamples, done),
-        "improvement": numbers.improvement_rows(study, baseline, resamples, done),
-        "curves": numbers.curve_rows(study, "returns", resamples, done),
-        "traces": {name: numbers.curve_rows(study, name, resamples, done) for name in TRACES},
-        "not_recorded": numbers.not_recorded(study),
-        "runs": numbers.run_rows(study),
-    }
-
-
-def _parts(study: Study) -> int:
-    """How much there is to do at most: the numbers of cells and algorithms, and the pictures."""
-    tasks, algorithms = len(study.tasks), len(study.algorithms)
-    kinds = 2 + len(TRACES)
-    return tasks * algorithms * kinds + 3 * algorithms + kinds * tasks + 3
 
 
 def _algorithm(field: str, given: str | None, wanted: Sequence[str], study: Study) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,12 @@ class Style:
         return _LINE_STYLES[self._places[algo] // _TAB10 % len(_LINE_STYLES)]
 
 
-def draw_all(document: Row, out: Path, done: Callable[[], None]) -> dict[str, list[Picture]]:
+def draw_all(document: Row, out: Path) -> dict[str, list[Picture]]:
     """Write every picture.
 
     Args:
         document: All numbers of the report.
         out: Folder of the PNGs.
-        done: Called after each picture.
 
     Returns:
         Pictures by section: ``aggregates``, ``profiles``, ``improvement``, ``steps``, ``seconds``, and each trace.
@@ -63,12 +62,8 @@ def draw_all(document: Row, out: Path, done: Callable[[], None]) -> dict[str, li
         pictures["aggregates"].append(draw_aggregates(document["aggregates"], style, out / "aggregates.png"))
         pictures["profiles"].append(draw_profiles(document["profiles"], style, out / "profiles.png"))
     if document["improvement"]:
-        baseline = document["baseline"]
-        pictures["improvement"].append(
-            draw_improvement(document["improvement"], baseline, style, out / "improvement.png")
-        )
-    for _ in pictures:
-        done()
+        picture = draw_improvement(document["improvement"], document["baseline"], style, out / "improvement.png")
+        pictures["improvement"].append(picture)
     for name, axis_name, rows, label in _curve_sets(document):
         pictures[name] = []
         for env in document["tasks"]:
@@ -76,7 +71,6 @@ def draw_all(document: Row, out: Path, done: Callable[[], None]) -> dict[str, li
             if of_task:
                 path = out / f"{name}_{_file_name(env)}.png"
                 pictures[name].append(draw_curves(of_task, axis_name, label, style, path))
-                done()
     return pictures
 
 

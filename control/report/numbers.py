@@ -26,6 +26,26 @@ LAST_PART = 0.1
 Row = dict[str, Any]
 
 
+def numbers_of(study: Study, reference: str, baseline: str, resamples: int) -> dict[str, Callable[[], Any]]:
+    """The parts of the document by name, each to be made by a call, in this order."""
+    normalisation = normalisation_rows(study)
+    scores = {algo: normalised_scores(study, normalisation, algo) for algo in study.algorithms}
+    return {
+        "tasks": lambda: study.tasks,
+        "algorithms": lambda: study.algorithms,
+        "origin": lambda: origin_of(study),
+        "summary": lambda: summary_rows(study, reference, resamples),
+        "normalisation": lambda: normalisation,
+        "aggregates": lambda: aggregate_rows(scores, resamples),
+        "profiles": lambda: profile_rows(scores, resamples),
+        "improvement": lambda: improvement_rows(study, baseline, resamples),
+        "curves": lambda: curve_rows(study, "returns", resamples),
+        "traces": lambda: {name: curve_rows(study, name, resamples) for name in TRACES},
+        "not_recorded": lambda: not_recorded(study),
+        "runs": lambda: run_rows(study),
+    }
+
+
 def origin_of(study: Study) -> dict[str, Any]:
     """Where the lines come from: runs, dates, commands, settings, versions, machines and commits."""
     runs = study.runs
@@ -41,14 +61,13 @@ def origin_of(study: Study) -> dict[str, Any]:
     }
 
 
-def summary_rows(study: Study, reference: str, resamples: int, done: Callable[[], None]) -> list[Row]:
+def summary_rows(study: Study, reference: str, resamples: int) -> list[Row]:
     """A row for each task and algorithm.
 
     Args:
         study: The runs.
         reference: Algorithm whose final training return is to be reached.
         resamples: Of the interval of the steps.
-        done: Called after each row.
     """
     rows = []
     for env in study.tasks:
@@ -57,7 +76,6 @@ def summary_rows(study: Study, reference: str, resamples: int, done: Callable[[]
             runs = study.of(env, algo)
             if runs:
                 rows.append(_summary_row(study, runs, level, resamples))
-                done()
     return rows
 
 
@@ -105,18 +123,16 @@ def normalised_scores(study: Study, rows: Sequence[Row], algo: str) -> list[NDAr
     return [(study.final_returns(row["env"], algo) - row["low"]) / (row["high"] - row["low"]) for row in used]
 
 
-def aggregate_rows(scores: dict[str, list[NDArray[np.float64]]], resamples: int, done: Callable[[], None]) -> list[Row]:
+def aggregate_rows(scores: dict[str, list[NDArray[np.float64]]], resamples: int) -> list[Row]:
     """The aggregates of each algorithm, with intervals; none where no task has normalised scores."""
-    rows = []
-    for algo, tasks in scores.items():
-        if tasks:
-            row = {name: _estimate(statistic, [tasks], resamples) for name, statistic in AGGREGATES.items()}
-            rows.append({"algo": algo, **row})
-        done()
-    return rows
+    return [
+        {"algo": algo, **{name: _estimate(statistic, [tasks], resamples) for name, statistic in AGGREGATES.items()}}
+        for algo, tasks in scores.items()
+        if tasks
+    ]
 
 
-def profile_rows(scores: dict[str, list[NDArray[np.float64]]], resamples: int, done: Callable[[], None]) -> Row:
+def profile_rows(scores: dict[str, list[NDArray[np.float64]]], resamples: int) -> Row:
     """Performance profiles at equally spaced thresholds between the lowest and the highest score, 0 and 1 included."""
     pooled = [run for tasks in scores.values() for task in tasks for run in task]
     if not pooled:
@@ -129,11 +145,10 @@ def profile_rows(scores: dict[str, list[NDArray[np.float64]]], resamples: int, d
         )
         fractions = aggregate.performance_profile(tasks, taus)
         profiles.append({"algo": algo, "fraction": plain(fractions), "low": plain(low), "high": plain(high)})
-        done()
     return {"taus": plain(taus), "profiles": profiles}
 
 
-def improvement_rows(study: Study, baseline: str, resamples: int, done: Callable[[], None]) -> list[Row]:
+def improvement_rows(study: Study, baseline: str, resamples: int) -> list[Row]:
     """P(X > baseline) of the final return of every other algorithm, on each task and over those that both have.
 
     The tasks are in the order of the study, None for those that one of the two has no run on.
@@ -150,11 +165,10 @@ def improvement_rows(study: Study, baseline: str, resamples: int, done: Callable
             tasks = [of_task.get(env) for env in study.tasks]
             overall = _estimate(aggregate.probability_of_improvement, arms, resamples)
             rows.append({"algo": algo, "overall": overall, "tasks": tasks})
-        done()
     return rows
 
 
-def curve_rows(study: Study, name: str, resamples: int, done: Callable[[], None]) -> list[Row]:
+def curve_rows(study: Study, name: str, resamples: int) -> list[Row]:
     """Interquartile mean and interval over seeds of ``returns`` or a trace, of every task and algorithm that has it.
 
     Each row has the steps, and the seconds of the median run that they stand for at constant speed.
@@ -165,7 +179,6 @@ def curve_rows(study: Study, name: str, resamples: int, done: Callable[[], None]
             runs = [run for run in study.of(env, algo) if _recorded(run, name)]
             if runs:
                 rows.append(_curve_row(study, runs, name, resamples))
-                done()
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TaskProgressColumn, TextColumn
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 _LINE_SECONDS = 10.0
@@ -74,11 +75,12 @@ class LiveTable:
             quiet,
             TextColumn("{task.description}"),
             _Column(lambda task: Text(task.fields["state"], style=_STYLES.get(task.fields["state"], ""))),
-            BarColumn(16),
+            # Not rich's own column: that pulses where a row has not begun, and many of ours wait.
+            _Column(lambda task: ProgressBar(total=task.total, completed=task.completed, width=16)),
             _Column(lambda task: f"{_percent(task)} %"),
             _Column(lambda task: f"{_speed(task):,.0f} {unit}/s" if _speed(task) else ""),
             _Column(lambda task: f"ETA {clock_text(self._left(task))}" if task.start_time and not _over(task) else ""),
-            _Column(lambda task: _figures_text(task.fields["figures"])),
+            _Column(lambda task: Text(_figures_text(task.fields["figures"]))),
         )
         self._places: dict[Hashable, TaskID] = {}
         self._all_shown = len(rows) <= _MOST_ROWS
@@ -146,15 +148,15 @@ class LiveTable:
 
 
 class _Column(ProgressColumn):
-    """A column of text that is made anew whenever the table is drawn."""
+    """A column whose cells are made anew whenever the table is drawn."""
 
-    def __init__(self, text: Callable[[Task], str | Text]) -> None:
+    def __init__(self, cell: Callable[[Task], str | Text | ProgressBar]) -> None:
         super().__init__()
-        self._text = text
+        self._cell = cell
 
-    def render(self, task: Task) -> Text:
-        text = self._text(task)
-        return text if isinstance(text, Text) else Text(text, justify="right")
+    def render(self, task: Task) -> Text | ProgressBar:
+        cell = self._cell(task)
+        return Text(cell, justify="right") if isinstance(cell, str) else cell
 
 
 class _Printer:
