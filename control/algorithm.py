@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,16 @@ from r2vpo.control.collector import ActionBounds, Collector
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, EvaluationResult, evaluate_policy
 from r2vpo.control.learner import Learner
-from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
+from r2vpo.control.overlap import OverlappedCollector
+from r2vpo.control.policy import GaussianPolicy
 from r2vpo.control.presets import config_dict, resolve_config
-from r2vpo.control.run import read_identity, restore_environments, restore_snapshot, take_snapshot
-from r2vpo.control.training import GradientStep, train
-from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
-from r2vpo.envs.making import EnvSource
-from r2vpo.envs.native.simulations import default_threads
+from r2vpo.control.run import GradientStep, TrainingRun
+from r2vpo.control.training import finish_run, train
+from r2vpo.envs.engines import make_vector_env
+from r2vpo.envs.making import EnvSource, env_name
 from r2vpo.errors import ConfigError
-from r2vpo.processes import torch_threads
 from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.runs.directory import CHECKPOINT, RunDirectory
-
-AnyCollector = Collector | OverlappedCollector
 
 
 class R2VPO:
@@ -56,10 +52,8 @@ class R2VPO:
         **settings: Any,
     ) -> None:
         if isinstance(env, gym.Env):
-            settings = {"num_envs": 1, **settings}
-            settings.setdefault("rollout_steps", 2048)
-        name = env if isinstance(env, str) else _source_name(env)
-        config = resolve_config({**settings, "env": name, "seed": seed})
+            settings = {"num_envs": 1, "rollout_steps": 2048, **settings}
+        config = resolve_config({**settings, "env": env_name(env), "seed": seed})
         if config.overlap and isinstance(env, gym.Env):
             raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
         _warn_of_stale_anchor(config)
@@ -67,88 +61,89 @@ class R2VPO:
         shown, engine = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
         envs = make_vector_env(env, shown, engine, config.env_threads or None)
         config = replace(config, delta=config.delta_for(envs.action_space.shape[0]))
-        self._assemble(config, (envs.observation_space, envs.action_space))
-        self._source: EnvSource | gym.Env | None = env
-        self._envs: AnyVectorEnv | None = envs
+        self._hold(TrainingRun(config, (envs.observation_space, envs.action_space), env, envs))
         if run_dir is not None:
-            self.run = RunDirectory(run_dir, config_dict(config))
+            self._training.directory = RunDirectory(run_dir, config_dict(config))
 
-    def _assemble(self, config: ControlConfig, spaces: tuple[gym.spaces.Box, gym.spaces.Box]) -> None:
-        self.observation_space, self.action_space = spaces
-        self.bounds = ActionBounds(self.action_space, config.action_bounds)
-        self.config = config
-        self.generator = torch.Generator().manual_seed(config.seed)
-        self.predict_generator = torch.Generator().manual_seed(config.seed)
-        sizes = self.observation_space.shape[0], self.action_space.shape[0]
-        with torch_threads(config.torch_threads):
-            self.learner = Learner(*sizes, config, self.generator)
-        self.episodes = EpisodeLog()
-        self.num_timesteps = 0
-        """Environment steps taken, over all environments."""
-        self.schedule_start = 0
-        """Environment steps at which the current learning-rate schedule began."""
-        self.train_seconds = 0.0
-        self.run: RunDirectory | None = None
-        self._collector: AnyCollector | None = None
-        self.gradient_step: GradientStep | None = None
-        """How the last call of :meth:`learn` took its gradient steps, and why."""
-        self.pending_environments: dict[str, Any] | None = None
-        """Saved state that the environments take on when they are made."""
-        self._source = None
-        self._envs = None
+    def _hold(self, training: TrainingRun) -> None:
+        self._training = training
+        self.predict_generator = torch.Generator().manual_seed(training.config.seed)
+
+    @classmethod
+    def _of(cls, training: TrainingRun) -> R2VPO:
+        model = cls.__new__(cls)
+        model._hold(training)
+        return model
 
     @property
-    def env_is_id(self) -> bool:
-        """Whether the environment can be made again from its name alone."""
-        return isinstance(self._source, str)
+    def config(self) -> ControlConfig:
+        """Every setting."""
+        return self._training.config
 
     @property
-    def policy(self) -> torch.nn.Module:
+    def learner(self) -> Learner:
+        """Networks, optimizer, lambda and replay buffer."""
+        return self._training.learner
+
+    @property
+    def policy(self) -> GaussianPolicy:
         """The Gaussian policy; its observation statistics are part of it."""
-        return self.learner.policy
+        return self._training.learner.policy
 
     @property
-    def has_environments(self) -> bool:
-        """Whether environments are being stepped already."""
-        return self._collector is not None
+    def collector(self) -> Collector | OverlappedCollector:
+        """Steps the environments; made on first use."""
+        return self._training.collector
 
     @property
     def engine(self) -> str:
         """What steps the environments, and why."""
-        collector = self.collector
-        if isinstance(collector, OverlappedCollector):
-            return collector.engine
-        return f"{collector.envs.engine}: {collector.envs.engine_reason}"
+        return self._training.engine
 
     @property
-    def collector(self) -> AnyCollector:
-        """Steps the environments; made on first use, so that a loaded model predicts without any."""
-        if self._collector is None:
-            self._collector = self._overlapped_collector() if self.config.overlap else self._own_collector()
-            restore_environments(self, self._collector)
-        return self._collector
+    def observation_space(self) -> gym.spaces.Box:
+        """Of one environment."""
+        return self._training.observation_space
 
-    def _own_collector(self) -> Collector:
-        config = self.config
-        if self._envs is None:
-            threads = config.env_threads or None
-            self._envs = make_vector_env(self._evaluation_source(), config.num_envs, config.engine, threads)
-        return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
+    @property
+    def action_space(self) -> gym.spaces.Box:
+        """Of one environment."""
+        return self._training.action_space
 
-    def _overlapped_collector(self) -> OverlappedCollector:
-        config, policy = self.config, self.learner.policy
-        spec = CollectorSpec(
-            self._evaluation_source(),
-            config.num_envs,
-            config.engine,
-            config.env_threads or max(1, default_threads(config.num_envs) - 1),  # the learner has a core
-            policy,
-            config.action_bounds,
-            noise_seed(config.seed),
-            config.torch_threads,
-            config.stagger,
-        )
-        return OverlappedCollector(spec, policy)
+    @property
+    def bounds(self) -> ActionBounds:
+        """What turns samples of the policy into actions."""
+        return self._training.bounds
+
+    @property
+    def run(self) -> RunDirectory | None:
+        """The run directory, where there is one."""
+        return self._training.directory
+
+    @property
+    def episodes(self) -> EpisodeLog:
+        """Training episodes that have ended."""
+        return self._training.episodes
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps taken, over all environments."""
+        return self._training.num_timesteps
+
+    @property
+    def schedule_start(self) -> int:
+        """Environment steps at which the current learning-rate schedule began."""
+        return self._training.schedule_start
+
+    @property
+    def train_seconds(self) -> float:
+        """Wall-clock seconds of training, compiling included."""
+        return self._training.train_seconds
+
+    @property
+    def gradient_step(self) -> GradientStep | None:
+        """How the last call of :meth:`learn` took its gradient steps, and why."""
+        return self._training.gradient_step
 
     def learn(
         self,
@@ -175,13 +170,12 @@ class R2VPO:
         if total_timesteps is not None:
             if reset_num_timesteps and self.num_timesteps and self.run is not None:
                 raise ConfigError("reset_num_timesteps", True, f"False: {self.run.path} holds a run already")
-            self.config = replace(self.config, total_steps=total_timesteps)
-            if reset_num_timesteps:
-                self.num_timesteps, self.episodes = 0, EpisodeLog()
-            self.schedule_start = self.num_timesteps
-            if self.run is not None:
-                self.run.update_config({"total_steps": total_timesteps})
-        train(self, as_callback(callback), progress_bar)
+            self._training.schedule(total_timesteps, anew=reset_num_timesteps)
+        hook = as_callback(callback)
+        hook.init_callback(self)
+        train(self._training, hook, progress_bar)
+        if self.run is not None and self.num_timesteps >= self._training.end:
+            finish_run(self._training, self.evaluate)
         return self
 
     def predict(
@@ -203,10 +197,10 @@ class R2VPO:
             expected = f"[{self.observation_space.shape[0]}] or [N, {self.observation_space.shape[0]}]"
             raise ValueError(f"observation has shape {batch.shape}, the policy takes {expected}")
         with torch.no_grad():
-            samples = self.learner.policy.mean(torch.from_numpy(np.atleast_2d(batch)))
+            samples = self.policy.mean(torch.from_numpy(np.atleast_2d(batch)))
             if not deterministic:
                 noise = torch.randn(samples.shape, generator=self.predict_generator)
-                samples = samples + noise * self.learner.policy.bounded_log_std().exp()
+                samples = samples + noise * self.policy.bounded_log_std().exp()
         actions = self.bounds(samples.numpy())
         return (actions[0] if batch.ndim == 1 else actions), state
 
@@ -224,12 +218,12 @@ class R2VPO:
         """
         seed = EVALUATION_SEED + self.config.seed if seed is None else seed
         self.predict_generator.manual_seed(seed)
-        return evaluate_policy(self.act(deterministic), self._evaluation_source(), episodes, seed)
+        return evaluate_policy(self.act(deterministic), self._training.env_source, episodes, seed)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file: policy, statistics, optimizer, replay buffer, random and environment states."""
         path = Path(path)
-        save_tree(path if path.suffix else path.with_suffix(".zip"), take_snapshot(self))
+        save_tree(path if path.suffix else path.with_suffix(".zip"), self._training.snapshot())
 
     @classmethod
     def load(cls, path: str | Path, env: EnvSource | gym.Env | None = None) -> R2VPO:
@@ -246,7 +240,7 @@ class R2VPO:
         if path.is_dir():
             path = path / CHECKPOINT
         tree = load_tree(path if path.suffix or path.exists() else path.with_suffix(".zip"))
-        return cls._from_snapshot(tree, str(path), env)
+        return cls._of(TrainingRun.of_snapshot(tree, str(path), env))
 
     @classmethod
     def resume(cls, run_dir: str | Path, env: EnvSource | gym.Env | None = None) -> R2VPO:
@@ -256,45 +250,25 @@ class R2VPO:
             RunDirectoryError: No run there, or another process has it.
             CheckpointError: The checkpoint is damaged.
         """
-        run = RunDirectory(run_dir)
+        directory = RunDirectory(run_dir)
         try:
-            tree = run.load_checkpoint()
+            tree = directory.load_checkpoint()
             if tree is None:
-                config = resolve_config(run.config())
-                model = cls(env if env is not None else config.env, **_without_env(run.config()))
+                settings = directory.config()
+                name = settings.pop("env")
+                model = cls(name if env is None else env, **settings)
             else:
-                model = cls._from_snapshot(tree, str(run.checkpoint_path), env)
-            run.drop_metrics_after(model.num_timesteps)
+                model = cls._of(TrainingRun.of_snapshot(tree, str(directory.checkpoint_path), env))
+            directory.drop_metrics_after(model.num_timesteps)
         except BaseException:
-            run.close()
+            directory.close()
             raise
-        model.run = run
+        model._training.directory = directory
         return model
 
     def close(self) -> None:
         """Close the environments and release the run directory."""
-        if isinstance(self._collector, OverlappedCollector):
-            self._collector.close()
-        if self._envs is not None:
-            self._envs.close()
-        if self.run is not None:
-            self.run.close()
-
-    @classmethod
-    def _from_snapshot(cls, tree: dict[str, Any], origin: str, env: EnvSource | gym.Env | None) -> R2VPO:
-        config, spaces, is_id = read_identity(tree, origin)
-        model = cls.__new__(cls)
-        model._assemble(config, spaces)
-        model._source = env if env is not None else (config.env if is_id else None)
-        restore_snapshot(model, tree, origin)
-        return model
-
-    def _evaluation_source(self) -> EnvSource:
-        if self._source is None:
-            raise ConfigError("env", None, f"given to load(): the model was made from a function ({self.config.env})")
-        if isinstance(self._source, gym.Env):
-            return _respawn(self._source)
-        return self._source
+        self._training.close()
 
 
 def _warn_of_stale_anchor(config: ControlConfig) -> None:
@@ -306,20 +280,3 @@ def _warn_of_stale_anchor(config: ControlConfig) -> None:
             "mixture of several policies and is not held to one of them",
             stacklevel=3,
         )
-
-
-def _source_name(env: Callable[[], gym.Env] | gym.Env) -> str:
-    if isinstance(env, gym.Env):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
-    return getattr(env, "__name__", type(env).__name__)
-
-
-def _without_env(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != "env"}
-
-
-def _respawn(env: gym.Env) -> EnvSource:
-    if env.spec is None:
-        raise ConfigError("env", env, "an id or a function when it is to be evaluated: this one has no spec")
-    spec = env.spec
-    return lambda: gym.make(spec)

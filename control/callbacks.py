@@ -4,10 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from r2vpo.control.algorithm import R2VPO
+    from r2vpo.control.config import ControlConfig
+    from r2vpo.control.evaluation import EpisodeLog, EvaluationResult
+    from r2vpo.control.learner import Learner
+    from r2vpo.control.policy import GaussianPolicy
+    from r2vpo.runs.directory import RunDirectory
+
+
+class Model(Protocol):
+    """What a callback sees of :class:`r2vpo.control.R2VPO`, which has more."""
+
+    @property
+    def config(self) -> ControlConfig:
+        """Every setting."""
+
+    @property
+    def learner(self) -> Learner:
+        """Networks, optimizer, lambda and replay buffer."""
+
+    @property
+    def policy(self) -> GaussianPolicy:
+        """What acts."""
+
+    @property
+    def episodes(self) -> EpisodeLog:
+        """Training episodes that have ended."""
+
+    @property
+    def run(self) -> RunDirectory | None:
+        """The run directory, where there is one."""
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps taken, over all environments."""
+
+    @property
+    def schedule_start(self) -> int:
+        """Environment steps at which the current schedule began."""
+
+    def evaluate(self, episodes: int = 20, deterministic: bool = True) -> EvaluationResult:
+        """Returns of complete episodes in fresh environments."""
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to one file."""
 
 
 class BaseCallback:
@@ -17,7 +59,7 @@ class BaseCallback:
     that the current rollout leads to, so that nothing collected is lost.
     """
 
-    model: R2VPO
+    model: Model
 
     def __init__(self, verbose: int = 0) -> None:
         self.verbose = verbose
@@ -25,7 +67,7 @@ class BaseCallback:
         self.num_timesteps = 0
         self.locals: dict[str, Any] = {}
 
-    def init_callback(self, model: R2VPO) -> None:
+    def init_callback(self, model: Model) -> None:
         """Attach to the algorithm."""
         self.model = model
         self._init_callback()
@@ -79,7 +121,7 @@ class CallbackList(BaseCallback):
         super().__init__()
         self.callbacks = list(callbacks)
 
-    def init_callback(self, model: R2VPO) -> None:
+    def init_callback(self, model: Model) -> None:
         """Attach all of them."""
         super().init_callback(model)
         for callback in self.callbacks:

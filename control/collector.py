@@ -1,4 +1,4 @@
-"""Collecting rollouts: the policy acts in all environments, everything raw is kept."""
+"""Collecting rollouts: the policy acts in all environments, within their bounds, and everything raw is kept."""
 
 from __future__ import annotations
 
@@ -15,88 +15,6 @@ from torch import Tensor, nn
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.envs.engines import AnyVectorEnv
 from r2vpo.errors import EnvironmentFailure
-
-
-class NumpyActor:
-    """The mean action of a policy whose weights stay as they are for one rollout.
-
-    It shares its weights with the policy and copies the rest. Its rounding may differ from torch's in the last bit,
-    which is of no consequence: the action is what counts, and it is scored by the policy itself.
-    """
-
-    def __init__(self, policy: GaussianPolicy) -> None:
-        layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
-        self.layers = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in layers]
-        normalizer = policy.normalizer
-        self.enabled = normalizer.enabled
-        self.shift, self.scale = normalizer.shift.numpy(), normalizer.scale.numpy()
-        self.low, self.high = (np.array(sign * normalizer.bound, dtype=np.float32) for sign in (-1.0, 1.0))
-        self._rows = 0
-
-    def mean(self, observations: np.ndarray) -> np.ndarray:
-        """Mean action ``[N, A]`` for raw observations ``[N, D]``, both float32; overwritten by the next call."""
-        if len(observations) != self._rows:
-            self._allocate(*observations.shape)
-        values = observations
-        if self.enabled:
-            values = np.subtract(observations, self._shift, self._inputs)
-            np.multiply(values, self._scale, values)
-            np.maximum(values, self.low, values)
-            np.minimum(values, self.high, values)
-        for weight, bias, outputs in self._hidden:
-            values = values.dot(weight, outputs)
-            np.add(values, bias, values)
-            np.tanh(values, values)
-        weight, bias, outputs = self._last
-        return np.add(values.dot(weight, outputs), bias, outputs)
-
-    def _allocate(self, rows: int, size: int) -> None:
-        self._rows = rows
-        self._inputs = np.empty((rows, size), dtype=np.float32)
-        self._shift, self._scale = repeated(self.shift, rows), repeated(self.scale, rows)
-        layers = [(weight, repeated(bias, rows)) for weight, bias in self.layers]
-        *self._hidden, self._last = [(weight, bias, np.empty_like(bias)) for weight, bias in layers]
-
-
-def repeated(row: np.ndarray, rows: int) -> np.ndarray:
-    """``[K]`` to ``[rows, K]``: NumPy takes a third of the time where both operands have the same shape."""
-    return np.tile(row, (rows, 1))
-
-
-class ActionBounds:
-    """Turns samples of the Gaussian into actions the environment accepts.
-
-    Args:
-        space: The environment's action space; bounds may be infinite unless ``kind`` is ``tanh``.
-        kind: ``rescale`` takes -1 and 1 for the bounds where both are finite, so that a first standard deviation of 1
-            spans any range, and cuts there; ``clip`` cuts at the bounds and changes nothing else; ``tanh`` squashes
-            into them.
-    """
-
-    def __init__(self, space: gym.spaces.Box, kind: str) -> None:
-        self.low, self.high, self.kind = space.low, space.high, kind
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        self.middle = (0.5 * low + 0.5 * high).astype(space.dtype)
-        self.half_range = (0.5 * high - 0.5 * low).astype(space.dtype)
-        if kind == "rescale" and not self.middle.any() and (self.half_range == 1.0).all():
-            self.kind = "clip"  # the same, without its cost on every step
-
-    def __call__(self, samples: np.ndarray) -> np.ndarray:
-        """``[N, A]`` samples to ``[N, A]`` actions."""
-        if self.kind == "tanh":
-            return self.low + 0.5 * (np.tanh(samples) + 1.0) * (self.high - self.low)
-        if self.kind == "rescale":
-            samples = self.middle + self.half_range * samples
-        return np.minimum(np.maximum(samples, self.low), self.high)
-
-    def for_rows(self, rows: int) -> ActionBounds:
-        """The same bounds with every array repeated to ``[rows, A]``, which saves NumPy the broadcasting."""
-        result = copy.copy(self)
-        for name in ("low", "high", "middle", "half_range"):
-            setattr(result, name, repeated(getattr(self, name), rows))
-        return result
-
 
 Rollout = dict[str, Tensor]
 """T steps of N environments, all raw: ``observations`` [T, N, D], ``actions`` [T, N, A] before the bounds,
@@ -243,3 +161,84 @@ class Collector:
         ended = FinishedEpisode(taken, float(self.episode_returns[index]), int(self.episode_lengths[index]))
         self.episode_returns[index], self.episode_lengths[index] = 0.0, 0
         return ended
+
+
+class NumpyActor:
+    """The mean action of a policy whose weights stay as they are for one rollout.
+
+    It shares its weights with the policy and copies the rest. Its rounding may differ from torch's in the last bit,
+    which is of no consequence: the action is what counts, and it is scored by the policy itself.
+    """
+
+    def __init__(self, policy: GaussianPolicy) -> None:
+        layers = [layer for layer in policy.network if isinstance(layer, nn.Linear)]
+        self.layers = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in layers]
+        normalizer = policy.normalizer
+        self.enabled = normalizer.enabled
+        self.shift, self.scale = normalizer.shift.numpy(), normalizer.scale.numpy()
+        self.low, self.high = (np.array(sign * normalizer.bound, dtype=np.float32) for sign in (-1.0, 1.0))
+        self._rows = 0
+
+    def mean(self, observations: np.ndarray) -> np.ndarray:
+        """Mean action ``[N, A]`` for raw observations ``[N, D]``, both float32; overwritten by the next call."""
+        if len(observations) != self._rows:
+            self._allocate(*observations.shape)
+        values = observations
+        if self.enabled:
+            values = np.subtract(observations, self._shift, self._inputs)
+            np.multiply(values, self._scale, values)
+            np.maximum(values, self.low, values)
+            np.minimum(values, self.high, values)
+        for weight, bias, outputs in self._hidden:
+            values = values.dot(weight, outputs)
+            np.add(values, bias, values)
+            np.tanh(values, values)
+        weight, bias, outputs = self._last
+        return np.add(values.dot(weight, outputs), bias, outputs)
+
+    def _allocate(self, rows: int, size: int) -> None:
+        self._rows = rows
+        self._inputs = np.empty((rows, size), dtype=np.float32)
+        self._shift, self._scale = repeated(self.shift, rows), repeated(self.scale, rows)
+        layers = [(weight, repeated(bias, rows)) for weight, bias in self.layers]
+        *self._hidden, self._last = [(weight, bias, np.empty_like(bias)) for weight, bias in layers]
+
+
+class ActionBounds:
+    """Turns samples of the Gaussian into actions the environment accepts.
+
+    Args:
+        space: The environment's action space; bounds may be infinite unless ``kind`` is ``tanh``.
+        kind: ``rescale`` takes -1 and 1 for the bounds where both are finite, so that a first standard deviation of 1
+            spans any range, and cuts there; ``clip`` cuts at the bounds and changes nothing else; ``tanh`` squashes
+            into them.
+    """
+
+    def __init__(self, space: gym.spaces.Box, kind: str) -> None:
+        self.low, self.high, self.kind = space.low, space.high, kind
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+        self.middle = (0.5 * low + 0.5 * high).astype(space.dtype)
+        self.half_range = (0.5 * high - 0.5 * low).astype(space.dtype)
+        if kind == "rescale" and not self.middle.any() and (self.half_range == 1.0).all():
+            self.kind = "clip"  # the same, without its cost on every step
+
+    def __call__(self, samples: np.ndarray) -> np.ndarray:
+        """``[N, A]`` samples to ``[N, A]`` actions."""
+        if self.kind == "tanh":
+            return self.low + 0.5 * (np.tanh(samples) + 1.0) * (self.high - self.low)
+        if self.kind == "rescale":
+            samples = self.middle + self.half_range * samples
+        return np.minimum(np.maximum(samples, self.low), self.high)
+
+    def for_rows(self, rows: int) -> ActionBounds:
+        """The same bounds with every array repeated to ``[rows, A]``, which saves NumPy the broadcasting."""
+        result = copy.copy(self)
+        for name in ("low", "high", "middle", "half_range"):
+            setattr(result, name, repeated(getattr(self, name), rows))
+        return result
+
+
+def repeated(row: np.ndarray, rows: int) -> np.ndarray:
+    """``[K]`` to ``[rows, K]``: NumPy takes a third of the time where both operands have the same shape."""
+    return np.tile(row, (rows, 1))

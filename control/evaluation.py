@@ -1,4 +1,4 @@
-"""One evaluation protocol for every algorithm, ours and other people's."""
+"""One evaluation protocol for every algorithm, ours and other people's, and the record of training episodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
 """Observations ``[n, obs_dim]`` to actions ``[n, act_dim]`` that the environment accepts."""
 
 EVALUATION_SEED = 1_000_000
-"""First reset seed of evaluation episodes; training seeds are small, so the two never meet."""
+"""Evaluation episodes are seeded from here on, the training seed added, far from where training takes its own."""
 
 
 @dataclass(frozen=True)

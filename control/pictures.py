@@ -1,9 +1,10 @@
-"""What a finished run leaves behind: summary.json, the curve, and a video on request."""
+"""Pictures and films of control runs: training curves from their metrics, and episodes of an agent as videos."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,66 @@ import numpy as np
 
 from r2vpo.control.evaluation import BatchPolicy
 from r2vpo.envs.making import EnvSource, make_env
+from r2vpo.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
-    pass
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = (
+    ("return", "mean return, last 20 episodes"),
+    ("ratio_variance", "ratio variance  E[(ρ-1)²]"),
+    ("lam", "λ"),
+    ("ess", "effective sample size / N"),
+    ("max_ratio", "largest ratio"),
+    ("entropy", "policy entropy (nats)"),
+)
+"""Metrics of a control run that are drawn, with their titles."""
+
+
+def write_figures(run_dirs: Sequence[str | Path], output: Path) -> list[Path]:
+    """All figures of control runs: the training curves; see :func:`plot_runs`."""
+    return [plot_runs(run_dirs, output)]
+
+
+def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
+    """Draw the training curves of one or more runs into one PNG.
+
+    Args:
+        run_dirs: Run directories with a metrics file.
+        output: The picture to write.
+
+    Raises:
+        RunDirectoryError: A folder holds no run or no metrics yet.
+    """
+    runs = [load_run(run_dir) for run_dir in run_dirs]
+    figure, axes = panel_figure()
+    for run in runs:
+        for axis, (name, _) in zip(axes, PANELS, strict=True):
+            steps, values = run.series(name)
+            if len(steps):
+                axis.plot(steps, values, label=_label(run), linewidth=1.4)
+    draw_delta(axes[1], runs)
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
+    return save_figure(figure, output)
+
+
+def panel_figure() -> tuple[Figure, list[Axes]]:
+    """A figure with an empty panel for each of :data:`PANELS`."""
+    figure, axes = new_figure(2, 3, (13.0, 6.4))
+    for axis, (name, title) in zip(axes.flat, PANELS, strict=True):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("environment steps")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 4))
+        if name == "max_ratio":
+            axis.set_yscale("log")
+    return figure, list(axes.flat)
+
+
+def _label(run: PlottedRun) -> str:
+    described = [str(run.config[key]) for key in ("env", "objective", "algo") if key in run.config]
+    seed = f"seed {run.config['seed']}" if "seed" in run.config else ""
+    return f"{run.path.name}: {' '.join(described)} {seed}".strip()
 
 
 def record_video(

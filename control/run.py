@@ -1,108 +1,235 @@
-"""A control model as one tree of plain values, and back."""
+"""One training run: what it holds, and all of it as a tree of plain values from which it goes on bit for bit."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
+from r2vpo.control.collector import ActionBounds, Collector
 from r2vpo.control.config import ControlConfig
+from r2vpo.control.evaluation import EpisodeLog
+from r2vpo.control.learner import Learner
+from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict
+from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
+from r2vpo.envs.making import EnvSource
+from r2vpo.envs.native.simulations import default_threads
 from r2vpo.errors import CheckpointError, ConfigError
+from r2vpo.processes import torch_threads
+from r2vpo.runs.directory import RunDirectory
 from r2vpo.runs.provenance import package_versions
-
-if TYPE_CHECKING:
-    from r2vpo.control.algorithm import R2VPO, AnyCollector
+from r2vpo.validation import upgraded
 
 KIND = "r2vpo.control"
-
-
-def take_snapshot(model: R2VPO, with_environments: bool = True) -> dict[str, Any]:
-    """Everything a run needs to go on bit for bit.
-
-    Args:
-        model: Between two iterations.
-        with_environments: False leaves the environments out, for when one of them has failed: the episodes under
-            way are then begun anew.
-    """
-    if not with_environments:
-        environments = None
-    elif model.has_environments:
-        environments = model.collector.state_dict()
-    else:
-        environments = model.pending_environments
-    spaces = {"observation": model.observation_space, "action": model.action_space}
-    return {
-        "kind": KIND,
-        "versions": package_versions(),
-        "config": config_dict(model.config),
-        "env_is_id": model.env_is_id,
-        "spaces": {name: {"low": space.low, "high": space.high} for name, space in spaces.items()},
-        "learner": model.learner.state_dict(),
-        "environments": environments,
-        "generator": model.generator.get_state(),
-        "episodes": {"steps": model.episodes.steps, "returns": model.episodes.returns},
-        "counters": {name: getattr(model, name) for name in _COUNTERS},
-    }
-
 
 _COUNTERS = ("num_timesteps", "schedule_start", "train_seconds")
 
 
-def read_identity(
-    tree: dict[str, Any], origin: str
-) -> tuple[ControlConfig, tuple[gym.spaces.Box, gym.spaces.Box], bool]:
-    """Config, (observation, action) spaces, and whether the environment was given by id.
+@dataclass(frozen=True)
+class GradientStep:
+    """How gradient steps are taken, why, and what it took to prepare them."""
 
-    Raises:
-        CheckpointError: Not a snapshot of a control model, or of a version whose settings differ.
+    kind: str
+    """``compiled`` or ``eager``."""
+    reason: str
+    seconds: float = 0.0
+
+
+class TrainingRun:
+    """Settings, learner, environments, episodes, counters and run directory of one training.
+
+    Args:
+        config: With delta as a number.
+        spaces: Of observations and actions.
+        source: What environments are made from, or the one there is; None for a saved model whose environment was made
+            by a function that nobody gave again.
+        envs: Environments that were made already.
     """
-    if tree.get("kind") != KIND:
-        raise CheckpointError(f"{origin} holds {tree.get('kind')!r}, not a control model ({KIND!r})")
-    try:
-        config = ControlConfig(**tree["config"])
-        spaces = [
-            gym.spaces.Box(bounds["low"], bounds["high"], dtype=bounds["low"].dtype.type)
-            for bounds in (tree["spaces"]["observation"], tree["spaces"]["action"])
-        ]
-    except (KeyError, TypeError, ConfigError) as error:
-        raise CheckpointError(f"{origin} does not fit this version of the library: {error}") from error
-    return config, (spaces[0], spaces[1]), bool(tree["env_is_id"])
 
+    def __init__(
+        self,
+        config: ControlConfig,
+        spaces: tuple[gym.spaces.Box, gym.spaces.Box],
+        source: EnvSource | gym.Env | None,
+        envs: AnyVectorEnv | None = None,
+    ) -> None:
+        self.config = config
+        self.observation_space, self.action_space = spaces
+        self.source = source
+        self.bounds = ActionBounds(self.action_space, config.action_bounds)
+        self.generator = torch.Generator().manual_seed(config.seed)
+        sizes = self.observation_space.shape[0], self.action_space.shape[0]
+        with torch_threads(config.torch_threads):
+            self.learner = Learner(*sizes, config, self.generator)
+        self.episodes = EpisodeLog()
+        self.num_timesteps = 0
+        """Environment steps taken, over all environments."""
+        self.schedule_start = 0
+        """Environment steps at which the current learning-rate schedule began."""
+        self.train_seconds = 0.0
+        self.gradient_step: GradientStep | None = None
+        """How gradient steps were taken last, and why."""
+        self.directory: RunDirectory | None = None
+        self._envs = envs
+        self._collector: Collector | OverlappedCollector | None = None
+        self._pending: dict[str, Any] | None = None
+        """Saved state that the environments take on when they are made."""
 
-def restore_snapshot(model: R2VPO, tree: dict[str, Any], origin: str) -> None:
-    """Put a freshly assembled model into a saved state.
+    @property
+    def end(self) -> int:
+        """Environment steps at which the schedule ends."""
+        return self.schedule_start + self.config.total_steps
 
-    Raises:
-        CheckpointError: The saved networks have other shapes, or parts are missing.
-    """
-    try:
-        model.learner.load_state_dict(tree["learner"])
-        model.generator.set_state(tree["generator"])
-        model.episodes.steps = list(tree["episodes"]["steps"])
-        model.episodes.returns = list(tree["episodes"]["returns"])
-        for name in _COUNTERS:
-            setattr(model, name, tree["counters"][name])
-        model.pending_environments = tree["environments"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{origin} is damaged: {error}") from error
+    def schedule(self, total_steps: int, anew: bool) -> None:
+        """Begin a schedule of so many environment steps, counting from 0 or from where the run is."""
+        self.config = replace(self.config, total_steps=total_steps)
+        if anew:
+            self.num_timesteps, self.episodes = 0, EpisodeLog()
+        self.schedule_start = self.num_timesteps
+        if self.directory is not None:
+            self.directory.update_config({"total_steps": total_steps})
 
+    @property
+    def env_source(self) -> EnvSource:
+        """What new environments are made from.
 
-def restore_environments(model: R2VPO, collector: AnyCollector) -> None:
-    """Give new environments the saved state, or begin new episodes where there is none."""
-    pending, model.pending_environments = model.pending_environments, None
-    if pending is None:
-        collector.reset(int(np.random.SeedSequence([model.config.seed, model.num_timesteps]).generate_state(1)[0]))
-        return
-    try:
-        unknown = collector.load_state_dict(pending)
-    except ValueError as error:
-        raise CheckpointError(f"the environments cannot take on the saved state: {error}") from error
-    if unknown:
-        warnings.warn(
-            f"{model.config.env} keeps state that cannot be saved ({', '.join(unknown)}); the run goes on, but not "
-            "bit for bit as if it had never stopped",
-            stacklevel=2,
+        Raises:
+            ConfigError: The model was loaded without its environment, or the only one there is cannot be made again.
+        """
+        if self.source is None:
+            raise ConfigError("env", None, f"given to load(): the model was made from a function ({self.config.env})")
+        if not isinstance(self.source, gym.Env):
+            return self.source
+        spec = self.source.spec
+        if spec is None:
+            allowed = "an id or a function when it is to be evaluated: this one has no spec"
+            raise ConfigError("env", self.source, allowed)
+        return lambda: gym.make(spec)
+
+    @property
+    def collector(self) -> Collector | OverlappedCollector:
+        """Steps the environments; made on first use, so that a loaded model predicts without any."""
+        if self._collector is None:
+            self._collector = self._overlapped_collector() if self.config.overlap else self._own_collector()
+            self._begin_episodes(self._collector)
+        return self._collector
+
+    @property
+    def engine(self) -> str:
+        """What steps the environments, and why."""
+        collector = self.collector
+        if isinstance(collector, OverlappedCollector):
+            return collector.engine
+        return f"{collector.envs.engine}: {collector.envs.engine_reason}"
+
+    def close(self) -> None:
+        """Close the environments and release the run directory."""
+        if isinstance(self._collector, OverlappedCollector):
+            self._collector.close()
+        if self._envs is not None:
+            self._envs.close()
+        if self.directory is not None:
+            self.directory.close()
+
+    def snapshot(self, with_environments: bool = True) -> dict[str, Any]:
+        """Everything the run needs to go on bit for bit, between two iterations.
+
+        Args:
+            with_environments: False leaves the environments out, for when one of them has failed: the episodes under
+                way are then begun anew.
+        """
+        environments = None
+        if with_environments:
+            environments = self._pending if self._collector is None else self._collector.state_dict()
+        spaces = {"observation": self.observation_space, "action": self.action_space}
+        return {
+            "kind": KIND,
+            "versions": package_versions(),
+            "config": config_dict(self.config),
+            "env_is_id": isinstance(self.source, str),
+            "spaces": {name: {"low": space.low, "high": space.high} for name, space in spaces.items()},
+            "learner": self.learner.state_dict(),
+            "environments": environments,
+            "generator": self.generator.get_state(),
+            "episodes": {"steps": self.episodes.steps, "returns": self.episodes.returns},
+            "counters": {name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    @classmethod
+    def of_snapshot(cls, tree: dict[str, Any], origin: str, source: EnvSource | gym.Env | None) -> TrainingRun:
+        """The run that :meth:`snapshot` described.
+
+        Args:
+            tree: As saved.
+            origin: Where it was saved, for messages.
+            source: What environments are made from; None where the saved id will do.
+
+        Raises:
+            CheckpointError: Not a snapshot of a control run, of a version whose settings differ, or damaged.
+        """
+        if tree.get("kind") != KIND:
+            raise CheckpointError(f"{origin} holds {tree.get('kind')!r}, not a control model ({KIND!r})")
+        try:
+            config = ControlConfig(**upgraded(tree["config"]))
+            bounds = (tree["spaces"][name] for name in ("observation", "action"))
+            observations, actions = (gym.spaces.Box(b["low"], b["high"], dtype=b["low"].dtype.type) for b in bounds)
+            if source is None and tree["env_is_id"]:
+                source = config.env
+        except (KeyError, TypeError, ConfigError) as error:
+            raise CheckpointError(f"{origin} does not fit this version of the library: {error}") from error
+        run = cls(config, (observations, actions), source)
+        try:
+            run.learner.load_state_dict(tree["learner"])
+            run.generator.set_state(tree["generator"])
+            run.episodes = EpisodeLog(list(tree["episodes"]["steps"]), list(tree["episodes"]["returns"]))
+            for name in _COUNTERS:
+                setattr(run, name, tree["counters"][name])
+            run._pending = tree["environments"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{origin} is damaged: {error}") from error
+        return run
+
+    def _own_collector(self) -> Collector:
+        config = self.config
+        if self._envs is None:
+            threads = config.env_threads or None
+            self._envs = make_vector_env(self.env_source, config.num_envs, config.engine, threads)
+        return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
+
+    def _overlapped_collector(self) -> OverlappedCollector:
+        config, policy = self.config, self.learner.policy
+        spec = CollectorSpec(
+            self.env_source,
+            config.num_envs,
+            config.engine,
+            config.env_threads or max(1, default_threads(config.num_envs) - 1),  # the learner has a core
+            policy,
+            config.action_bounds,
+            noise_seed(config.seed),
+            config.torch_threads,
+            config.stagger,
         )
+        return OverlappedCollector(spec, policy)
+
+    def _begin_episodes(self, collector: Collector | OverlappedCollector) -> None:
+        """Give new environments the saved state, or begin new episodes where there is none."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            seed = np.random.SeedSequence([self.config.seed, self.num_timesteps]).generate_state(1)[0]
+            collector.reset(int(seed))
+            return
+        try:
+            unknown = collector.load_state_dict(pending)
+        except ValueError as error:
+            raise CheckpointError(f"the environments cannot take on the saved state: {error}") from error
+        if unknown:
+            warnings.warn(
+                f"{self.config.env} keeps state that cannot be saved ({', '.join(unknown)}); the run goes on, but not "
+                "bit for bit as if it had never stopped",
+                stacklevel=2,
+            )

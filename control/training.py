@@ -1,129 +1,126 @@
-"""The training loop: collect, update, record, checkpoint, and stop without losing anything."""
+"""The training loop: collect, update, record, checkpoint, and stop without losing anything.
+
+Below it, what comes before the first iteration, the choice between eager and compiled gradient steps, and what comes
+after the last, the evaluation and the summary.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from r2vpo.compilation import CompilationError, obstacle
 from r2vpo.control.callbacks import BaseCallback
 from r2vpo.control.config import ControlConfig
+from r2vpo.control.evaluation import EvaluationResult
 from r2vpo.control.learner import Learner
-from r2vpo.control.run import take_snapshot
+from r2vpo.control.pictures import plot_runs
+from r2vpo.control.run import GradientStep, TrainingRun
 from r2vpo.dual import SMALLEST_SHARE
 from r2vpo.errors import ConfigError, EnvironmentFailure
-from r2vpo.plotting import plot_runs
 from r2vpo.processes import torch_threads
 from r2vpo.runs.directory import CURVE
 from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import package_versions
 
-if TYPE_CHECKING:
-    from r2vpo.control.algorithm import R2VPO
-
 RETURN_WINDOW = 20
 """The live return is the mean over this many last training episodes."""
 
 
-def train(model: R2VPO, callback: BaseCallback, progress_bar: bool) -> None:
-    """Iterate until the schedule of the model's config ends, a callback stops it, or Ctrl-C does."""
-    config, stop = model.config, StopRequest()
-    end = model.schedule_start + config.total_steps
-    collector = model.collector
-    callback.init_callback(model)
-    callback.on_training_start({"self": model, "total_timesteps": config.total_steps})
+def train(run: TrainingRun, callback: BaseCallback, progress_bar: bool) -> None:
+    """Iterate until the schedule of the run ends, a callback stops it, or Ctrl-C does.
+
+    Args:
+        run: Its directory, where it has one, gets metrics and checkpoints.
+        callback: Attached to the algorithm already.
+        progress_bar: Show the live line.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; the iteration under way is finished and saved first.
+    """
+    config, stop, directory = run.config, StopRequest(), run.directory
+    collector = run.collector
+    callback.on_training_start({"self": callback.model, "total_timesteps": config.total_steps})
     last_checkpoint = time.monotonic()
+    line = LiveLine(run.end, "steps", done=run.num_timesteps, quiet=not progress_bar)
     with torch_threads(config.torch_threads):
-        model.gradient_step = prepare_gradient_step(model.learner, config, _announcer(progress_bar))
-    model.train_seconds += model.gradient_step.seconds
-    line = LiveLine(end, "steps", done=model.num_timesteps, quiet=not progress_bar)
-    with torch_threads(config.torch_threads), finish_iteration_on_interrupt(stop), line:
-        while model.num_timesteps < end and not stop:
-            started = time.perf_counter()
-            metrics = _iterate(model, collector, callback, stop)
-            model.train_seconds += time.perf_counter() - started
-            _report(model, metrics, line)
-            if model.run is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
-                model.run.save_checkpoint(take_snapshot(model))
-                last_checkpoint = time.monotonic()
-        if model.run is not None:
-            model.run.save_checkpoint(take_snapshot(model))
+        run.gradient_step = prepare_gradient_step(run.learner, config, _announcer(progress_bar))
+        run.train_seconds += run.gradient_step.seconds
+        with finish_iteration_on_interrupt(stop), line:
+            while run.num_timesteps < run.end and not stop:
+                started = time.perf_counter()
+                metrics = _iterate(run, collector, callback, stop)
+                run.train_seconds += time.perf_counter() - started
+                _report(run, metrics, line)
+                if directory is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
+                    directory.save_checkpoint(run.snapshot())
+                    last_checkpoint = time.monotonic()
+            if directory is not None:
+                directory.save_checkpoint(run.snapshot())
     callback.on_training_end()
     if stop.interrupted:
         raise KeyboardInterrupt
-    if model.run is not None and model.num_timesteps >= end:
-        finish_run(model)
 
 
 def _announcer(loud: bool) -> Callable[[str], None]:
     return (lambda text: print(text, file=sys.stderr, flush=True)) if loud else (lambda text: None)
 
 
-def _iterate(model: R2VPO, collector: Any, callback: BaseCallback, stop: StopRequest) -> dict[str, Any]:
+def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: StopRequest) -> dict[str, Any]:
     """One rollout and its update."""
-    config = model.config
-    begun_at = model.num_timesteps
-    remaining = max(0.0, 1.0 - (begun_at - model.schedule_start) / config.total_steps)
+    config = run.config
+    begun_at = run.num_timesteps
+    remaining = max(0.0, 1.0 - (begun_at - run.schedule_start) / config.total_steps)
     learning_rate = config.learning_rate * (remaining if config.lr_schedule == "linear" else 1.0)
     faded = 1.0 - min(1.0, remaining / config.delta_decay) if config.delta_decay else 0.0
     delta_share = 1.0 - (1.0 - SMALLEST_SHARE) * faded
 
     def on_step() -> None:
-        model.num_timesteps += config.num_envs
+        run.num_timesteps += config.num_envs
         if not callback.on_step():
             stop.by_callback = True
 
     callback.on_rollout_start()
     started = time.perf_counter()
-    generator_state = model.generator.get_state()
+    generator_state = run.generator.get_state()
     try:
         rollout, finished = collector.collect(config.rollout_steps, on_step)
     except EnvironmentFailure as failure:
-        model.num_timesteps = begun_at
-        model.generator.set_state(generator_state)
-        if model.run is None:
+        run.num_timesteps = begun_at
+        run.generator.set_state(generator_state)
+        if run.directory is None:
             raise
-        model.run.save_checkpoint(take_snapshot(model, with_environments=False))
+        run.directory.save_checkpoint(run.snapshot(with_environments=False))
         saved = f"the run up to step {begun_at:,} is saved; resuming it begins new episodes"
         raise EnvironmentFailure(f"{failure} ({saved})") from failure
     for episode in finished:
-        model.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
+        run.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
     callback.on_rollout_end()
     collected = time.perf_counter()
-    summary = model.learner.update(rollout, learning_rate, delta_share)
+    summary = run.learner.update(rollout, learning_rate, delta_share)
     seconds = {"collect_seconds": collected - started, "update_seconds": time.perf_counter() - collected}
-    return {"learning_rate": learning_rate, "episodes": len(model.episodes.returns), **seconds, **summary}
+    return {"learning_rate": learning_rate, "episodes": len(run.episodes.returns), **seconds, **summary}
 
 
-def _report(model: R2VPO, metrics: dict[str, Any], line: LiveLine) -> None:
-    recent = model.episodes.returns[-RETURN_WINDOW:]
+def _report(run: TrainingRun, metrics: dict[str, Any], line: LiveLine) -> None:
+    recent = run.episodes.returns[-RETURN_WINDOW:]
     mean_return = float(np.mean(recent)) if recent else None
-    lam = metrics["lam"] if model.learner.updater.objective.uses_dual else None
-    line.update(model.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam})
-    if model.run is not None:
-        speed = model.num_timesteps / model.train_seconds
-        head = {"step": model.num_timesteps, "time": model.train_seconds, "return": mean_return}
-        model.run.append_metrics({**head, "steps_per_second": speed, **metrics})
+    lam = metrics["lam"] if run.learner.updater.objective.uses_dual else None
+    line.update(run.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam})
+    if run.directory is not None:
+        speed = run.num_timesteps / run.train_seconds
+        head = {"step": run.num_timesteps, "time": run.train_seconds, "return": mean_return}
+        run.directory.append_metrics({**head, "steps_per_second": speed, **metrics})
 
 
 PAYS_AFTER = 15_000
 """Gradient steps. Compiling takes 12 to 25 s on two cores, once, and saves 0.7 ms or more a step of every run."""
-
-
-@dataclass(frozen=True)
-class GradientStep:
-    """How gradient steps are taken, why, and what it took to prepare them."""
-
-    kind: str
-    """``compiled`` or ``eager``."""
-    reason: str
-    seconds: float = 0.0
 
 
 def prepare_gradient_step(
@@ -173,25 +170,25 @@ def total_gradient_steps(config: ControlConfig) -> int:
     return -(-config.total_steps // config.rollout_size) * config.gradient_steps
 
 
-def finish_run(model: R2VPO) -> dict[str, Any]:
-    """Evaluate, and write summary.json and the curve into the model's run directory; returns the summary."""
-    assert model.run is not None
-    config = model.config
+def finish_run(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> None:
+    """Evaluate with ``evaluate(episodes, deterministic)``; write summary.json and the curve into the run directory."""
+    assert run.directory is not None
+    config = run.config
     summary: dict[str, Any] = {
         "env": config.env,
         "algo": config.algo,
         "objective": config.objective,
         "seed": config.seed,
-        "total_steps": model.num_timesteps,
-        "steps_per_second": model.num_timesteps / model.train_seconds,
-        "train_seconds": model.train_seconds,
-        "gradient_step": None if model.gradient_step is None else asdict(model.gradient_step),
-        "engine": model.engine,
+        "total_steps": run.num_timesteps,
+        "steps_per_second": run.num_timesteps / run.train_seconds,
+        "train_seconds": run.train_seconds,
+        "gradient_step": None if run.gradient_step is None else asdict(run.gradient_step),
+        "engine": run.engine,
         "versions": package_versions(),
     }
     if config.eval_episodes:
-        result = model.evaluate(config.eval_episodes)
-        stochastic = model.evaluate(config.eval_episodes, deterministic=False)
+        result = evaluate(config.eval_episodes, deterministic=True)
+        stochastic = evaluate(config.eval_episodes, deterministic=False)
         summary |= {
             "eval_return_mean": result.mean,
             "eval_return_std": result.std,
@@ -199,6 +196,5 @@ def finish_run(model: R2VPO) -> dict[str, Any]:
             "eval_return_mean_stochastic": stochastic.mean,
             "eval_length_mean": float(np.mean(result.lengths)),
         }
-    model.run.write_summary(summary)
-    plot_runs([model.run.path], model.run.path / CURVE)
-    return summary
+    run.directory.write_summary(summary)
+    plot_runs([run.directory.path], run.directory.path / CURVE)

@@ -64,8 +64,10 @@ def require_box_spaces(env: gym.Env) -> None:
             )
 
 
-def env_name(env: EnvSource) -> str:
-    """Name for files and tables: the id, or the name of the function that makes it."""
+def env_name(env: EnvSource | gym.Env) -> str:
+    """Name for files and tables: the id, or the name of the function or the class that makes it."""
+    if isinstance(env, gym.Env):
+        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
 
 

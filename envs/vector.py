@@ -53,7 +53,7 @@ class VectorEnv:
             self.envs = [env]
         else:
             self.envs = [make_env(env) for _ in range(num_envs)]
-        self.name = env.spec.id if isinstance(env, gym.Env) and env.spec else env_name(env)
+        self.name = env_name(env)
         require_box_spaces(self.envs[0])
         self.num_envs = num_envs
         self.observation_space: gym.spaces.Box = self.envs[0].observation_space

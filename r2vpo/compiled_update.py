@@ -19,29 +19,6 @@ from r2vpo.dual import DualController
 from r2vpo.objectives import Objective
 from r2vpo.update import PolicyUpdater, Sampled, Scored, minibatch_loss
 
-
-def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
-    """Lay parameters and their gradients end to end in memory and return the vector that holds them.
-
-    The parameters stay where they are and keep their shapes; they and their gradients become views of the vector and
-    of its gradient. Gradients must from then on be zeroed in place, not dropped.
-
-    Args:
-        parameters: Of one dtype on one device.
-    """
-    parameters = list(parameters)
-    with torch.no_grad():
-        flat = nn.Parameter(torch.cat([p.flatten() for p in parameters]))
-        flat.grad = torch.zeros_like(flat)
-        offset = 0
-        for parameter in parameters:
-            end = offset + parameter.numel()
-            parameter.data = flat.data[offset:end].view_as(parameter)
-            parameter.grad = flat.grad[offset:end].view_as(parameter)
-            offset = end
-    return flat
-
-
 Batch = Mapping[str, Tensor]
 """What the module scores. Holds ``old_log_prob``, ``advantage`` and ``age`` ``[N]`` under these names."""
 
@@ -57,7 +34,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
     Args:
         objective, dual, max_grad_norm: See :class:`PolicyUpdater`.
         module: Turns a batch into a :class:`Scored`, on one device, without masks or weights.
-        parameters: The module's parameters laid end to end (:func:`r2vpo.compiled_update.flatten_parameters`).
+        parameters: The module's parameters laid end to end (:func:`flatten_parameters`).
         bounds: Lowest and highest value of parameters, by name, held after each step.
         optimizer: Adam over ``parameters`` alone, without weight decay or AMSGrad.
 
@@ -220,3 +197,25 @@ class CompiledUpdater(PolicyUpdater[Batch]):
             loss = minibatch_loss(self.objective, scored, len(scored.log_prob), **overrides)
             gradients = torch.autograd.grad(loss, leaves)
         return torch.cat([gradient.flatten() for gradient in gradients]), scored, loss.detach()
+
+
+def flatten_parameters(parameters: Iterable[nn.Parameter]) -> nn.Parameter:
+    """Lay parameters and their gradients end to end in memory and return the vector that holds them.
+
+    The parameters stay where they are and keep their shapes; they and their gradients become views of the vector and
+    of its gradient. Gradients must from then on be zeroed in place, not dropped.
+
+    Args:
+        parameters: Of one dtype on one device.
+    """
+    parameters = list(parameters)
+    with torch.no_grad():
+        flat = nn.Parameter(torch.cat([p.flatten() for p in parameters]))
+        flat.grad = torch.zeros_like(flat)
+        offset = 0
+        for parameter in parameters:
+            end = offset + parameter.numel()
+            parameter.data = flat.data[offset:end].view_as(parameter)
+            parameter.grad = flat.grad[offset:end].view_as(parameter)
+            offset = end
+    return flat
