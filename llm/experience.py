@@ -1,4 +1,7 @@
-"""What one iteration leaves behind, stored flat: 8 bytes for each sampled token, 4 for each prompt token of a group."""
+"""Completions between collection and update: stored flat, unpacked into samples, cut into batches and padded.
+
+In the buffer a sampled token takes 8 bytes, and a token of a prompt 4, once for the whole group.
+"""
 
 from __future__ import annotations
 
@@ -17,42 +20,6 @@ SMALL_SHARE = 0.25
 """A batch that fills this much of the budget may end early, where the sequences get much shorter."""
 MUCH_SHORTER = 0.8
 """Relative to the longest of the batch."""
-
-
-def token_micro_batches(lengths: Sequence[int] | NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
-    """Cut sequences into batches whose padded size stays within a budget.
-
-    Sequences of like length share a batch, so that padding is small; longest first, so that a run that lacks memory
-    finds out at once. A sequence longer than the budget gets a batch to itself.
-
-    Args:
-        lengths: Tokens of each sequence, ``[n]``.
-        budget: Most tokens per batch, padding included.
-
-    Returns:
-        Indices into ``lengths``, each exactly once.
-    """
-    lengths = np.asarray(lengths)
-    order = np.argsort(-lengths, kind="stable")
-    batches: list[NDArray[np.int64]] = []
-    start = 0
-    while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
-        end = start + max(1, budget // longest)
-        enough = start + max(1, round(SMALL_SHARE * budget) // longest)
-        shorter = np.flatnonzero(lengths[order[enough:end]] < MUCH_SHORTER * longest)
-        if len(shorter):
-            end = enough + int(shorter[0])
-        batches.append(order[start:end])
-        start = end
-    return batches
-
-
-def padding_fraction(lengths: Sequence[int] | NDArray[np.integer], batches: Sequence[NDArray[np.int64]]) -> float:
-    """Share of the padded batches that is padding."""
-    lengths = np.asarray(lengths)
-    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
-    return 1.0 - float(lengths.sum()) / padded if padded else 0.0
 
 
 @dataclass(frozen=True)
@@ -157,6 +124,42 @@ def collate(samples: Sequence[Sample], pad: int, weights: Sequence[float] | None
         "age": age[:, None].expand(filled.shape),
         **{name: torch.where(completion, values[:, None], 0.0) for name, values in per_sample.items()},
     }
+
+
+def token_micro_batches(lengths: Sequence[int] | NDArray[np.integer], budget: int) -> list[NDArray[np.int64]]:
+    """Cut sequences into batches whose padded size stays within a budget.
+
+    Sequences of like length share a batch, so that padding is small; longest first, so that a run that lacks memory
+    finds out at once. A sequence longer than the budget gets a batch to itself.
+
+    Args:
+        lengths: Tokens of each sequence, ``[n]``.
+        budget: Most tokens per batch, padding included.
+
+    Returns:
+        Indices into ``lengths``, each exactly once.
+    """
+    lengths = np.asarray(lengths)
+    order = np.argsort(-lengths, kind="stable")
+    batches: list[NDArray[np.int64]] = []
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        end = start + max(1, budget // longest)
+        enough = start + max(1, round(SMALL_SHARE * budget) // longest)
+        shorter = np.flatnonzero(lengths[order[enough:end]] < MUCH_SHORTER * longest)
+        if len(shorter):
+            end = enough + int(shorter[0])
+        batches.append(order[start:end])
+        start = end
+    return batches
+
+
+def padding_fraction(lengths: Sequence[int] | NDArray[np.integer], batches: Sequence[NDArray[np.int64]]) -> float:
+    """Share of the padded batches that is padding."""
+    lengths = np.asarray(lengths)
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    return 1.0 - float(lengths.sum()) / padded if padded else 0.0
 
 
 def _lengths(ends: Tensor) -> list[int]:

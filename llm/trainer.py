@@ -14,7 +14,8 @@ import torch
 from r2vpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from r2vpo.llm.collection import Collector, PromptStream, check_context, make_problems
 from r2vpo.llm.config import LLMConfig, resolve_config
-from r2vpo.llm.data.rows import Row, as_rows, has_held_out_split, load_rows
+from r2vpo.llm.data.files import Row
+from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.learner import TokenLearner, half_precision
@@ -126,12 +127,15 @@ class R2VPOTrainer(Run):
             policy, generator = TokenPolicy(model, config.temperature), torch.Generator().manual_seed(config.seed)
             learner = TokenLearner(policy, config, generator, processes, tokenizer.pad_token_id)
             engine, engine_name = _start_engine(config, model, tokenizer)
-            stream, decode = PromptStream(problems, config.seed), partial(tokenizer.decode, skip_special_tokens=True)
+            decode: Any = partial(tokenizer.decode, skip_special_tokens=True)
+            stream = PromptStream(problems, config.seed)
             collector = Collector(engine, stream, functions, decode, config, processes)
             parts = (config, processes, model, tokenizer, learner, engine, engine_name, collector, eval_problems)
             super().__init__(*parts, directory)
-            if not new:
-                self._restore(Path(run_dir or "."))
+            if not new and (path := Path(run_dir or ".") / CHECKPOINT).exists():
+                restore_snapshot(self, load_tree(path))
+            if not new and directory is not None:
+                directory.drop_metrics_after(self.rollouts)
         except BaseException:
             # Leave no half-made run behind, so that the same folder can be used for the next attempt.
             if directory is not None:
@@ -184,13 +188,6 @@ class R2VPOTrainer(Run):
         """The run directory."""
         return self.directory
 
-    def _restore(self, run_dir: Path) -> None:
-        path = run_dir / CHECKPOINT
-        if path.exists():
-            restore_snapshot(self, load_tree(path))
-        if self.directory is not None:
-            self.directory.drop_metrics_after(self.rollouts)
-
 
 @dataclass
 class _Given:
@@ -211,7 +208,7 @@ def _sorted_arguments(
     processing_class: PreTrainedTokenizerBase | None,
 ) -> tuple[_Given, dict[str, Any]]:
     """Objects on one side; on the other the settings that the arguments stand for."""
-    given, settings = _Given(tokenizer=processing_class), {}
+    given, settings = _Given(tokenizer=processing_class), dict[str, Any]()
     if isinstance(model, str):
         settings["model"] = model
     elif model is not None:

@@ -118,6 +118,6 @@ def make_rows(workload: Workload) -> list[dict[str, str]]:
     return ArithmeticTask().rows("train", limit=workload.prompts * (workload.iterations + 1))
 
 
-def share_of_digits(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
+def share_of_digits(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float | None]:
     """Reward between 0 and 1 that differs within almost every group of a random model."""
     return [sum(character.isdigit() for character in completion) / 32 for completion in completions]

@@ -31,6 +31,8 @@ ENVIRONMENT = {
 """Set before vllm is imported, where the user has not set them."""
 RESTORED = ("LOCAL_WORLD_SIZE", "LD_PRELOAD")
 """Variables that vLLM sets for itself and that mean something to launchers and child processes of the trainer."""
+PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
+"""Largest log-prob difference of a probe token that counts as rounding. A stale head was seen to be off by 1.4 to 4."""
 
 
 @contextmanager
@@ -79,10 +81,6 @@ def process_group_kept() -> Iterator[None]:
         yield
     finally:
         torch.distributed.destroy_process_group = destroy
-
-
-PROBE_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "float16": 0.1}
-"""Largest log-prob difference of a probe token that counts as rounding. A stale head was seen to be off by 1.4 to 4."""
 
 
 @torch.no_grad()

@@ -64,9 +64,8 @@ def evaluate(
     if output is None:
         at_once, shown = completions_at_once, on_progress
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "completions.jsonl"
-            arguments = (engine, tokenizer, rows, reward, protocol)
-            return evaluate(*arguments, output=file, completions_at_once=at_once, on_progress=shown)
+            output, arguments = Path(folder) / "completions.jsonl", (engine, tokenizer, rows, reward, protocol)
+            return evaluate(*arguments, output=output, completions_at_once=at_once, on_progress=shown)
     answerer = _Answerer(engine, tokenizer, reward, protocol)
     settings = completion_settings(protocol, identity or {}, [name for name, _ in answerer.functions])
     tally = Tally(protocol)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r2vpo.errors import ConfigError
+from r2vpo.llm.data.rows import REASONING_GYM
 from r2vpo.llm.models import smollm
-from r2vpo.llm.models.tiny_names import ARITHMETIC, REASONING_GYM, is_tiny, make_tiny
+from r2vpo.llm.models.tiny_names import ARITHMETIC, is_tiny, make_tiny
 
 if TYPE_CHECKING:
     import torch

@@ -6,15 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from trl import GRPOConfig
+
 from r2vpo.dual import DualRule
-from r2vpo.errors import ConfigError, require_host
+from r2vpo.errors import ConfigError
 from r2vpo.objectives import OBJECTIVES
 from r2vpo.validation import Count, NonNegative, Positive, check_dual, check_fields, check_objective
-
-SUPPORTED = ">=1.16,<1.17"
-require_host("trl", SUPPORTED, "trl")
-
-from trl import GRPOConfig  # noqa: E402  # the version is checked first
 
 _RATIO = "no shaping of the sampling distribution, which the trainer's log-probs would not know: every ratio is wrong"
 

@@ -11,22 +11,19 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import get_config_model_id
 
 from r2vpo.diagnostics import ratio_diagnostics
 from r2vpo.dual import DualController
-from r2vpo.errors import ConfigError, TrainingDiverged, require_host
-from r2vpo.llm.trl.config import SUPPORTED, R2VPOConfig, check_config
+from r2vpo.errors import ConfigError, TrainingDiverged
+from r2vpo.llm.trl.config import R2VPOConfig, check_config
 from r2vpo.llm.trl.replay import collate, to_iteration, token_counts
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
 from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.update import Scored, minibatch_loss
-
-require_host("trl", SUPPORTED, "trl")
-
-from trl import GRPOTrainer  # noqa: E402  # the version is checked first
-from trl.models.utils import disable_gradient_checkpointing  # noqa: E402
-from trl.trainer.utils import get_config_model_id  # noqa: E402
 
 __all__ = ["R2VPOConfig", "R2VPOTrainer"]
 

@@ -51,6 +51,18 @@ def tiny_tokenizer(eos: bool = True, pad: bool = True):
     )
 
 
+def lora(model, scale: float = 0.0, **settings: Any):
+    """The model with a LoRA adapter of rank 4; ``scale`` spreads what is 0 at first, so that the adapter shows."""
+    import peft
+
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, **{"target_modules": "all-linear", **settings}))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if scale and "lora_B" in name:
+                parameter.normal_(std=scale)
+    return adapted
+
+
 def save_tiny(directory: Path, tied: bool = False, eos: bool = True, pad: bool = True, **settings: Any) -> Path:
     """Model and tokenizer in a directory that ``from_pretrained`` and vLLM read."""
     tiny_model(tied, **settings).save_pretrained(directory)

@@ -12,7 +12,7 @@ from r2vpo.errors import ConfigError, RolloutError
 
 pytest.importorskip("transformers", reason="needs the llm extra")
 
-from tiny_models import tiny_model
+from tiny_models import lora, tiny_model
 
 from r2vpo.llm.engines.base import Sampling
 from r2vpo.llm.engines.vllm import VLLMEngine
@@ -29,16 +29,6 @@ def small_model(tied=True, seed=0):
     return tiny_model(
         tied, seed, 0.2, vocab_size=32, hidden_size=64, num_attention_heads=2, num_key_value_heads=1
     ).eval()
-
-
-def lora(model):
-    peft = pytest.importorskip("peft", reason="needs peft")
-    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj", "down_proj"], r=4))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.3)
-    return adapted
 
 
 def perturb(model, scale=0.05):
@@ -137,7 +127,8 @@ class TestRunningEngine:
         engine.sync_weights(tied_model, 7)
 
     def test_lora_is_merged_on_the_way(self, engine, tied_model):
-        adapted = lora(small_model(seed=2))
+        pytest.importorskip("peft", reason="needs peft")
+        adapted = lora(small_model(seed=2), scale=0.3, target_modules=["q_proj", "down_proj"])
         engine.sync_weights(adapted, 8)
         assert_log_probs_are_those_of(adapted, engine.generate(PROMPTS, 2, Sampling(8), range(8)), 2)
         engine.sync_weights(tied_model, 9)
@@ -158,45 +149,6 @@ class TestRunningEngine:
         assert_log_probs_are_those_of(model, second.generate(PROMPTS, 4, Sampling(10), range(16)), 4)
         second.close()
         second.close()
-
-
-def test_weights_of_a_plain_model_include_a_tied_head():
-    for tied in (True, False):
-        model = small_model(tied)
-        weights = dict(checkpoint_weights(model))
-        assert weights.keys() == {*model.state_dict(), "lm_head.weight"}
-        assert torch.equal(weights["lm_head.weight"], model.lm_head.weight)
-        assert not any(weight.requires_grad for weight in weights.values())
-
-
-def test_merged_lora_weights_make_the_same_model_and_leave_the_base_alone():
-    adapted = lora(small_model())
-    before = {name: value.clone() for name, value in adapted.state_dict().items()}
-    plain = small_model(seed=3)
-    plain.load_state_dict(dict(checkpoint_weights(adapted)))
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=1e-5)
-    with adapted.disable_adapter():
-        assert (plain(ids).logits - adapted(ids).logits).abs().max() > 1e-2
-    assert all(torch.equal(value, before[name]) for name, value in adapted.state_dict().items())
-
-
-def test_layers_that_lora_saves_whole_are_sent_as_trained():
-    peft = pytest.importorskip("peft", reason="needs peft")
-    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], r=4)
-    adapted = peft.get_peft_model(small_model(tied=False), config)
-    perturb(adapted)
-    plain = small_model(tied=False, seed=3)
-    plain.load_state_dict(dict(checkpoint_weights(adapted)))
-    ids = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(plain(ids).logits, adapted(ids).logits, atol=1e-5, rtol=1e-5)
-
-
-def test_adapters_that_are_not_plain_lora_are_refused():
-    peft = pytest.importorskip("peft", reason="needs peft")
-    adapted = peft.get_peft_model(small_model(), peft.LoraConfig(target_modules=["q_proj"], r=4, use_dora=True))
-    with pytest.raises(ConfigError, match="plain LoRA"):
-        checkpoint_weights(adapted)
 
 
 @pytest.mark.parametrize(("dtype", "off", "stale"), [("float32", 5e-4, False), ("float32", 2e-3, True)])

@@ -53,7 +53,7 @@ def generation(lengths, seed, tools=False):
 )
 def test_loss_and_gradient_are_the_cores(tmp_path, objective, hyperparameters):
     """On two generations of other pad widths, in micro-batches that mix them and have unequal numbers of tokens."""
-    kept = {"lam": 0.5} | hyperparameters if objective == "r2vpo" else hyperparameters
+    kept = hyperparameters if objective == "r2vpo" else {"objective_kwargs": hyperparameters}
     trainer = make_trainer(
         tmp_path, temperature=0.7, objective=objective, per_device_train_batch_size=4, steps_per_generation=2, **kept
     )
