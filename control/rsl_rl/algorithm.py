@@ -13,16 +13,21 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+from rsl_rl.utils import reduce_gradients_in_buckets
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from r2vpo.advantages import standardised
+from r2vpo.control.rsl_rl.replay import fresh_samples, in_chunks, replayed_samples, stored_rollout
 from r2vpo.control.rsl_rl.settings import (
     Settings,
     check_features,
     check_names,
     configured_objective,
     fixed_schedule,
-    require_rsl_rl,
 )
 from r2vpo.dual import DualController
 from r2vpo.errors import CheckpointError, TrainingDiverged
@@ -30,17 +35,6 @@ from r2vpo.processes import Processes, SingleProcess, TorchProcesses
 from r2vpo.replay import ReplayBuffer
 from r2vpo.update import PolicyUpdater, Scored
 from r2vpo.validation import upgraded
-
-require_rsl_rl()
-
-# ruff: noqa: E402  # the version is checked first
-from rsl_rl.algorithms import PPO
-from rsl_rl.models import MLPModel
-from rsl_rl.storage import RolloutStorage
-from rsl_rl.utils import reduce_gradients_in_buckets
-from tensordict import TensorDict
-
-from r2vpo.control.rsl_rl.replay import fresh_samples, in_chunks, replayed_samples, stored_rollout
 
 DIAGNOSTICS = ("ratio_variance", "lam", "ess", "max_ratio", "sign_flip", "kl", "grad_norm", "skipped_steps")
 """What :meth:`R2VPO.update` reports of :meth:`r2vpo.update.PolicyUpdater.summary`."""

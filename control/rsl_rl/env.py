@@ -5,15 +5,11 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import torch
+from rsl_rl.env import VecEnv
+from tensordict import TensorDict
 
-from r2vpo.control.rsl_rl.settings import require_rsl_rl
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource
-
-require_rsl_rl()
-
-from rsl_rl.env import VecEnv  # noqa: E402  # the version is checked first
-from tensordict import TensorDict  # noqa: E402
 
 OBSERVATION_GROUP = "policy"
 """Name of the one observation group; rsl_rl takes it for the actor and for the critic unless told otherwise."""

@@ -1,4 +1,4 @@
-"""Settings of the rsl_rl adapter, and what it makes of those that existing configurations carry. Needs no rsl_rl."""
+"""Settings of the rsl_rl adapter, and what it makes of those that existing configurations carry."""
 
 from __future__ import annotations
 
@@ -8,14 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from r2vpo.dual import DualRule
-from r2vpo.errors import ConfigError, require_host
+from r2vpo.errors import ConfigError
 from r2vpo.objectives import Objective, make_objective
 from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
-
-
-def require_rsl_rl() -> None:
-    """Raise HostVersionError unless a supported rsl_rl is installed."""
-    require_host("rsl-rl-lib", ">=5.5,<5.6", "rsl-rl")
 
 
 class Model(Protocol):

@@ -15,12 +15,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-
-from r2vpo.errors import require_host
-
-require_host("stable-baselines3", ">=2.9,<2.10", "sb3")
-
-# ruff: noqa: E402
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
