@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -82,6 +83,19 @@ class TorchProcesses:
 def usable_cores() -> int:
     """Cores that this process may use, where the system says it; else those that the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_mib(with_child: bool = False) -> float:
+    """Largest resident set so far of this process, and added to it that of its largest ended child, MiB.
+
+    Where the system counts it, which Windows does not. On Linux a child starts at the size that its parent had: measure
+    in children of a process that stays small.
+    """
+    import resource
+
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if with_child else (resource.RUSAGE_SELF,)
+    # In bytes on macOS, in kilobytes elsewhere.
+    return sum(resource.getrusage(one).ru_maxrss for one in who) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 @contextmanager

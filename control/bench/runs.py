@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from r2vpo.processes import peak_mib
+
 SB3_BUDGET: dict[str, Any] = {
     "algo": "on-policy",
     "minibatch_size": 64,
@@ -66,7 +68,7 @@ def measure(name: str, env: str, steps: int) -> Measurement:
         result = measure_peer(env, PEERS[name], steps)
     else:
         result = measure_ours(env, OURS[name], steps)
-    return {**result, "peak_mb": _peak_megabytes()}
+    return {**result, "peak_mb": peak_mib(with_child=True)}
 
 
 def measure_ours(env: str, settings: dict[str, Any], steps: int) -> Measurement:
@@ -157,14 +159,6 @@ def measure_physics(env: str, steps: int) -> Measurement:
         started = time.perf_counter()
         run(calls)
         return {"steps_per_second": calls * PHYSICS_ENVS / (time.perf_counter() - started)}
-
-
-def _peak_megabytes() -> float:
-    import resource
-
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    # In bytes on macOS, in kilobytes elsewhere.
-    return float(sum(peaks)) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from r2vpo.errors import R2VPOError
 from r2vpo.llm.bench.turns import Turns
-from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer, peak_mib
+from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer
+from r2vpo.processes import peak_mib
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.bench.turns import Turns
-from r2vpo.llm.bench.workload import MIB, peak_mib
+from r2vpo.llm.bench.workload import MIB
+from r2vpo.processes import peak_mib
 
 if TYPE_CHECKING:
     from torch import Tensor

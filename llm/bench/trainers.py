@@ -14,7 +14,8 @@ from typing import Any
 
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.llm.bench.turns import Turns
-from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer, peak_mib, share_of_digits
+from r2vpo.llm.bench.workload import Workload, make_model, make_rows, make_tokenizer, share_of_digits
+from r2vpo.processes import peak_mib
 
 PHASES = ("generate", "verify", "train", "sync")
 
