@@ -11,7 +11,7 @@ import statistics
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
-from r2vpo.control.rsl_rl.env import GymnasiumVecEnv
+from r2vpo.control.rsl_rl import GymnasiumVecEnv
 
 MODEL = {"class_name": "MLPModel", "hidden_dims": [64, 64], "activation": "tanh", "obs_normalization": True}
 ALGORITHM = {

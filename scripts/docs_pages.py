@@ -131,7 +131,7 @@ def commands_page() -> str:
         texts = list(pool.map(help_text, COMMANDS))
     parts = [
         "# Command line",
-        "Every command explains itself with `--help`; this page is what they say, for a terminal of 100 columns.",
+        "This page is what each command says to `--help`; the two that train say more to `--help-advanced`.",
     ]
     for command, text in zip(COMMANDS, texts, strict=True):
         parts.append(f"## r2vpo {command}\n\n```text\n{text.rstrip()}\n```")

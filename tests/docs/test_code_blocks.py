@@ -150,12 +150,13 @@ def name(page: Path) -> str:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    document: Document = PARSER.parse(page)
-    for example in document.examples():
-        try:
-            example.evaluate()
-        except SkipTest as reason:
-            print(f"{page.name}:{example.line}: {reason}")
+    for _ in range(2 if page.name == "README.md" else 1):  # what a first try leaves behind must not stop a second one
+        document: Document = PARSER.parse(page)
+        for example in document.examples():
+            try:
+                example.evaluate()
+            except SkipTest as reason:
+                print(f"{page.name}:{example.line}: {reason}")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
