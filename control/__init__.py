@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2vpo.lazy import lazy_names
+import lazy_loader
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
@@ -22,9 +22,10 @@ __all__ = [
     "evaluate_policy",
 ]
 
-__getattr__, __dir__ = lazy_names(
+# Loaded on first use: the command line answers --help without waiting for torch.
+__getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    {
+    submod_attrs={
         "algorithm": ("R2VPO",),
         "callbacks": ("BaseCallback", "CallbackList", "EvalCallback"),
         "config": ("ControlConfig",),

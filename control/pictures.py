@@ -12,7 +12,7 @@ import numpy as np
 
 from r2vpo.control.evaluation import BatchPolicy
 from r2vpo.envs.making import EnvSource, make_env
-from r2vpo.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
+from r2vpo.runs.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2vpo.lazy import lazy_names
+import lazy_loader
 
 if TYPE_CHECKING:
     from r2vpo.llm.config import LLMConfig
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LLMConfig", "R2VPOTrainer", "TokenPolicy"]
 
-__getattr__, __dir__ = lazy_names(
+# Loaded on first use: the command line answers --help without waiting for torch.
+__getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    {"config": ("LLMConfig",), "models.token_policy": ("TokenPolicy",), "trainer": ("R2VPOTrainer",)},
+    submod_attrs={"config": ("LLMConfig",), "models.token_policy": ("TokenPolicy",), "trainer": ("R2VPOTrainer",)},
 )

@@ -263,7 +263,7 @@ def _load_model(
     if given.model is not None:
         if given.tokenizer is None:
             raise ConfigError("processing_class", None, "a tokenizer where the model is passed as an object")
-        return given.model.to(processes.device), given.tokenizer  # type: ignore[arg-type]
+        return given.model.to(processes.device), given.tokenizer
     if config.model == GIVEN:
         raise ConfigError("model", None, "the model object that this run was started with")
     tokenizer = given.tokenizer or load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

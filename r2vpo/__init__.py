@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from r2vpo.lazy import lazy_names
+import lazy_loader
 
 if TYPE_CHECKING:
     from r2vpo.dual import DualController
@@ -36,9 +36,10 @@ __all__ = [
     "make_objective",
 ]
 
-__getattr__, __dir__ = lazy_names(
+# Loaded on first use: the command line answers --help without waiting for torch.
+__getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    {
+    submod_attrs={
         "dual": ("DualController",),
         "errors": ("R2VPOError",),
         "objectives": ("OBJECTIVES", "Objective", "make_objective"),

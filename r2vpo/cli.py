@@ -28,7 +28,7 @@ from r2vpo.errors import ConfigError, R2VPOError
 GROUPS = {
     "control": ("r2vpo.control.cli", "train, evaluate and compare agents on continuous control"),
     "llm": ("r2vpo.llm.cli", "fine-tune and evaluate language models"),
-    "plot": ("r2vpo.plot_command", "draw the training curves of one or more runs"),
+    "plot": ("r2vpo.runs.plot_command", "draw the training curves of one or more runs"),
     "report": ("r2vpo.control.report.command", "one HTML page about the runs of a study"),
     "bench": ("r2vpo.cli:bench", "measure speed beside other libraries"),
 }

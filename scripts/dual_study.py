@@ -20,7 +20,7 @@ import tyro
 
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.dual import DUAL_RULES
-from r2vpo.plotting import new_figure, save_figure
+from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 

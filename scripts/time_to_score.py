@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from r2vpo.errors import ConfigError
-from r2vpo.plotting import draw_band, new_figure, save_figure
+from r2vpo.runs.plotting import draw_band, new_figure, save_figure
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 from r2vpo.runs.study import read_results
 from r2vpo.stats import interquartile_mean, summarise

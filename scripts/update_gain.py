@@ -25,7 +25,7 @@ from r2vpo.advantages import standardised
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.control.collector import Rollout
 from r2vpo.control.policy import GaussianPolicy
-from r2vpo.plotting import new_figure, save_figure
+from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from r2vpo.control.experiments.summary import grouped
 from r2vpo.control.pictures import PANELS, panel_figure
 from r2vpo.errors import RunDirectoryError
-from r2vpo.plotting import PlottedRun, draw_band, draw_delta, load_run, new_figure, save_figure
 from r2vpo.runs.directory import CONFIG, METRICS
+from r2vpo.runs.plotting import PlottedRun, draw_band, draw_delta, load_run, new_figure, save_figure
 from r2vpo.runs.workers import Line
 
 _WINDOWS = 60

@@ -16,10 +16,10 @@ from r2vpo.control.experiments.job import SeedJob
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.envs.making import make_env, require_box_spaces
 from r2vpo.errors import ConfigError, RunDirectoryError
-from r2vpo.plotting import load_run
 from r2vpo.processes import usable_cores
 from r2vpo.runs.checkpoint import write_text_atomically
 from r2vpo.runs.directory import CONFIG, CURVE, SUMMARY, take_lock
+from r2vpo.runs.plotting import load_run
 from r2vpo.runs.provenance import package_versions
 from r2vpo.runs.study import RESULTS, finished_lines, makespan, raise_failures, read_results, run_jobs
 from r2vpo.stats import bootstrap_interval, interquartile_mean

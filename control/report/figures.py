@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.plotting import new_figure, save_figure
+from r2vpo.runs.plotting import new_figure, save_figure
 
 Row = dict[str, Any]
 

@@ -96,7 +96,7 @@ def _with_generate(
     def generate(number: int) -> int:
         torch.manual_seed(number)
         with torch.no_grad():
-            output = model.generate(repeated, **options)  # type: ignore[operator]
+            output = model.generate(repeated, **options)
         return int(output[:, repeated.shape[1] :].numel())
 
     return generate

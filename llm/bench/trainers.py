@@ -114,14 +114,14 @@ def _train_trl(workload: Workload, watch: _Watch) -> float:
 
     tokens, seconds = 0, {"generate": 0.0, "verify": 0.0}
 
-    class Record(TrainerCallback):  # type: ignore[misc]
+    class Record(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
             nonlocal tokens
             if state.global_step % workload.steps == 0:
                 watch.iteration_ended(tokens, seconds)
                 tokens = 0
 
-    class Timed(trl.GRPOTrainer):  # type: ignore[misc]
+    class Timed(trl.GRPOTrainer):
         def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
             nonlocal tokens
             started = time.perf_counter()

@@ -80,7 +80,7 @@ class _Unique:
         infos = part.column("extra_info").to_pylist()
         positions = self._positions(_index(info, part.schema.names) for info in infos)
         # Arrow cannot tell the type of an empty list of positions.
-        return part.take(positions).to_pylist() if positions else []  # type: ignore[no-any-return]
+        return part.take(positions).to_pylist() if positions else []
 
     def _positions(self, indices: Iterable[Any]) -> list[int]:
         positions = []

@@ -34,7 +34,7 @@ def read_path(path: Path, split: str, limit: int | None = None) -> list[Row]:
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return _read_saved_dataset(path, split, limit)
-        rows = (row for file in split_files(path, split) for row in iterate_file(file))
+        rows: Iterator[Row] = (row for file in split_files(path, split) for row in iterate_file(file))
     else:
         rows = iterate_file(path)
     return list(islice(rows, limit))

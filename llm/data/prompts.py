@@ -86,7 +86,7 @@ def _as_messages(text: str) -> list[Message]:
 def _chat(messages: list[Message], tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> list[int]:
     if system_prompt is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system_prompt}, *messages]
-    tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    tokens: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
     return [int(token) for token in tokens]
 
 

@@ -164,6 +164,7 @@ class _LiveRows:
 
     logits: Tensor
     """Of the next token, ``[B, V]``."""
+    _cache: Any
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], group_size: int) -> None:
         self._model = model
@@ -180,7 +181,7 @@ class _LiveRows:
         if not mask.all():
             mask = mask.to(model.device)
             self._padding = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-        self._cache: Any = None
+        self._cache = None
         self._forward(ids.to(model.device))
         self._cache.batch_repeat_interleave(group_size)
         self.logits = self.logits.repeat_interleave(group_size, dim=0)

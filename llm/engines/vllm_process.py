@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def process_group_kept() -> Iterator[None]:
     """Let nothing destroy torch's default process group, which was there before vLLM."""
     destroy = torch.distributed.destroy_process_group
 
-    def destroy_others(group: object = None) -> None:
+    def destroy_others(group: Any = None) -> None:
         if group is not None:
             destroy(group)
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from r2vpo.llm.evaluation.completions import Line, read_groups
 from r2vpo.llm.evaluation.tally import Estimate, EvaluationResult
-from r2vpo.plotting import new_figure, save_figure
 from r2vpo.runs.checkpoint import write_text_atomically
+from r2vpo.runs.plotting import new_figure, save_figure
 
 SHOWN_PROBLEMS = 40
 """Problems of a benchmark in the table of answers."""

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from r2vpo.llm.evaluation.completions import Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
@@ -59,7 +58,7 @@ def estimate_pass_at_k(samples: Sequence[int], solved: Sequence[int], k: int) ->
     return estimate_mean([pass_at_k(n, c, k) for n, c in zip(samples, solved, strict=True) if n >= k])
 
 
-def estimate_mean(values: Sequence[float] | NDArray[np.floating]) -> Estimate:
+def estimate_mean(values: Sequence[float]) -> Estimate:
     """Mean of one value a problem, with its interval; a point when all values are equal."""
     if not len(values):
         return Estimate(None, None, None, 0)

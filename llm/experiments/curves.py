@@ -28,7 +28,7 @@ from r2vpo.llm.experiments.style import (
     smooth,
     smoothing_window,
 )
-from r2vpo.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
+from r2vpo.runs.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

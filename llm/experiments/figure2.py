@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from r2vpo.diagnostics import CLIP_REFERENCE
 from r2vpo.errors import RunDirectoryError
 from r2vpo.llm.experiments.style import BLUE, GREEN, GREY, ORANGE, finish_axis, log_scale, method_of
-from r2vpo.plotting import PlottedRun, load_run, new_figure, save_figure
+from r2vpo.runs.plotting import PlottedRun, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +89,8 @@ def _draw_tokens(axis: Axes, tokens: Tokens, update: str) -> None:
     for bound in (1.0 - CLIP_REFERENCE, 1.0 + CLIP_REFERENCE):
         axis.axhline(bound, color="black", linewidth=0.8, linestyle="--")
     reach = max(2.0, float(np.exp(np.abs(np.log(ratio)).max())) * 1.15)
-    axis.set_yscale("log")
+    log_scale(axis)
     axis.set_ylim(1.0 / reach, reach)
-    _plain_ticks(axis, reach)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylabel("ratio ρ", fontsize=9)
     finish_axis(axis, f"(a) ratio of {total:,} tokens{update}", "behaviour probability of the token")
@@ -125,23 +124,6 @@ def _agreement(
     divergence, proxy = divergence[first], proxy[second]
     known = divergence > 0
     return f", median quotient {np.median(proxy[known] / divergence[known]):.2f}" if known.any() else ""
-
-
-def _plain_ticks(axis: Axes, reach: float) -> None:
-    """Ratios as plain numbers: 0.5, 1, 2, and not 5 x 10^-1."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    above = _thin(np.array([1.2, 1.5, 2, 3, 5, 10, 30, 100, 1e3, 1e4, 1e6, 1e8]), reach)
-    below = 1.0 / _thin(1.0 / np.array([0.8, 0.65, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4, 1e-6, 1e-8]), reach)
-    axis.yaxis.set_major_locator(FixedLocator([*below, 1.0, *above]))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-
-
-def _thin(ticks: NDArray[np.float64], reach: float) -> NDArray[np.float64]:
-    """At most four of the ticks within reach, the first and the last among them."""
-    ticks = ticks[ticks < reach]
-    return ticks[np.linspace(0, len(ticks) - 1, 4).round().astype(int)] if len(ticks) > 4 else ticks
 
 
 def _share(fraction: float) -> str:

@@ -20,7 +20,7 @@ from r2vpo.llm.experiments.style import (
     smoothing_window,
 )
 from r2vpo.llm.models.tiny_names import is_tiny
-from r2vpo.plotting import PlottedRun, load_run, new_figure, save_figure
+from r2vpo.runs.plotting import PlottedRun, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo.plotting import PlottedRun
+from r2vpo.runs.plotting import PlottedRun
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.plotting import new_figure, save_figure
+from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.workers import Line
 from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
 

@@ -222,7 +222,7 @@ class CausalLM:
         raise _refused(inner, "one whose logits are its output layer applied to its last hidden states")
 
 
-def without_adapter(model: nn.Module) -> Any:
+def without_adapter(model: Any) -> Any:
     """The Hugging Face model inside a peft model; any other model as it is."""
     configs = getattr(model, "peft_config", None)
     if configs is None or not hasattr(model, "get_base_model"):

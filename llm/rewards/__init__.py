@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r2vpo.lazy import lazy_names
+import lazy_loader
 
 if TYPE_CHECKING:
     from r2vpo.llm.rewards.math_verify import MathVerifyReward
@@ -28,9 +28,10 @@ __all__ = [
 ]
 
 # A verifier process imports this package and must not load numpy or anything larger.
-__getattr__, __dir__ = lazy_names(
+# Loaded on first use: the command line answers --help without waiting for torch.
+__getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
-    {
+    submod_attrs={
         "math_verify": ("MathVerifyReward",),
         "reasoning": ("ReasoningGymReward",),
         "registry": ("REWARDS", "make_reward"),

@@ -70,4 +70,4 @@ def _checked(name: str, function: Any) -> RewardFunction:
         raise ConfigError("reward", name, "a class whose objects can be called")
     if is_async(function):
         raise ConfigError("reward", name, "a plain function: async functions are not supported")
-    return function  # type: ignore[no-any-return]
+    return function

@@ -36,7 +36,7 @@ _LAYOUT = (
 """Settings that a checkpoint's buffer and its minibatches already drawn depend on."""
 
 
-class R2VPOTrainer(GRPOTrainer):  # type: ignore[misc]
+class R2VPOTrainer(GRPOTrainer):
     """:class:`trl.GRPOTrainer` that trains with R²VPO (arXiv 2601.03320, Algorithms 1 and 2).
 
     Takes the arguments of :class:`trl.GRPOTrainer`; ``args`` is an :class:`R2VPOConfig`. Each process keeps its share
@@ -76,7 +76,7 @@ class R2VPOTrainer(GRPOTrainer):  # type: ignore[misc]
         check_config(args)
         for column in {"image", "images"} & set(getattr(train_dataset, "column_names", None) or ()):
             raise ConfigError("train_dataset", column, "text only: images are not replayed")
-        self.objective = make_objective(args.objective, **args.objective_kwargs)
+        self.objective = make_objective(args.objective, **dict(args.objective_kwargs))
         self.dual = DualController(args.lam, args.delta, args.eta, args.dual)
         self.replay = ReplayBuffer(args.buffer_iterations)
         self._draws: deque[tuple[Tensor, int]] = deque()
@@ -149,6 +149,7 @@ class R2VPOTrainer(GRPOTrainer):  # type: ignore[misc]
         log_prob, entropy, router_loss = self._score(
             model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
+        assert entropy is not None
         log_prob, old = log_prob.float(), inputs["old_per_token_logps"].float()
         mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
         advantage = inputs["advantages"].unsqueeze(1).expand_as(log_prob)

@@ -29,7 +29,7 @@ class Group:
     tags: list[dict[str, Any]]
 
 
-class FIFOReplayBuffer(ReplayBuffer):  # type: ignore[misc]
+class FIFOReplayBuffer(ReplayBuffer):
     """verl's sampler with the last few iterations behind it: each call stores the new groups and draws from all.
 
     What it returns are copies under fresh keys: verl writes old log-probs and advantages to the keys it gets, and
@@ -123,7 +123,7 @@ class FIFOReplayBuffer(ReplayBuffer):  # type: ignore[misc]
 
     def _draw(self, batch_size: int) -> list[int]:
         positions = torch.cat(list(self.iterations.minibatches(batch_size, self.utd, self.generator)))
-        return self._serials()[positions].tolist()  # type: ignore[no-any-return]
+        return self._serials()[positions].tolist()
 
     def _copy(self, groups: list[Group], partition_id: str) -> KVBatchMeta:
         """Copies of different groups under fresh prompt ids: verl groups rewards by the field ``uid``."""

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @register_trainer("r2vpo")
-class R2VPOTrainer(PPOTrainerSync):  # type: ignore[misc]
+class R2VPOTrainer(PPOTrainerSync):
     """``trainer.v1.trainer_mode=r2vpo``: verl's ``sync`` trainer plus lambda (arXiv 2601.03320, Algorithms 1 and 2).
 
     One call of the actor's update runs all its gradient steps on the workers, with one lambda. Afterwards lambda takes

@@ -12,7 +12,17 @@ ROOT = Path(__file__).resolve().parents[2]
 CORE = sorted((ROOT / "r2vpo").rglob("*.py"))
 EXTRAS = ("gymnasium", "mujoco", "transformers", "vllm", "stable_baselines3")
 BACKENDS = ("envs", "llm", "control")
-ALLOWED = {*sys.stdlib_module_names, "torch", "numpy", "packaging", "annotated_types", "filelock", "rich", "r2vpo"}
+ALLOWED = {
+    *sys.stdlib_module_names,
+    "torch",
+    "numpy",
+    "packaging",
+    "annotated_types",
+    "lazy_loader",
+    "filelock",
+    "rich",
+    "r2vpo",
+}
 ALLOWED_WHEN_USED = {"matplotlib", "tensorboard", "tyro", "yaml"}
 
 

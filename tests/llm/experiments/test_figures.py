@@ -13,7 +13,7 @@ from r2vpo.llm.experiments import figure2, figure3
 from r2vpo.llm.experiments.figure2 import draw_figure2, read_tokens
 from r2vpo.llm.experiments.figure3 import draw_figure3, mean_and_range
 from r2vpo.llm.experiments.style import group_runs, looks, smooth
-from r2vpo.plotting import PlottedRun, load_run
+from r2vpo.runs.plotting import PlottedRun, load_run
 
 PNG = b"\x89PNG"
 
