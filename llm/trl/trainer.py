@@ -76,7 +76,7 @@ class R2VPOTrainer(GRPOTrainer):
         check_config(args)
         for column in {"image", "images"} & set(getattr(train_dataset, "column_names", None) or ()):
             raise ConfigError("train_dataset", column, "text only: images are not replayed")
-        self.objective = make_objective(args.objective, **dict(args.objective_kwargs))
+        self.objective = make_objective(args.objective, **args.objective_kwargs)  # type: ignore[arg-type]
         self.dual = DualController(args.lam, args.delta, args.eta, args.dual)
         self.replay = ReplayBuffer(args.buffer_iterations)
         self._draws: deque[tuple[Tensor, int]] = deque()
