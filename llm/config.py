@@ -9,7 +9,8 @@ from annotated_types import Ge, Interval, MinLen
 
 from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError
-from r2vpo.llm.models.tiny_names import REASONING_GYM, is_tiny
+from r2vpo.llm.data.rows import REASONING_GYM
+from r2vpo.llm.models.tiny_names import is_tiny
 from r2vpo.validation import (
     Count,
     NonNegative,
