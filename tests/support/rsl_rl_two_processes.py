@@ -5,10 +5,15 @@ import sys
 import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.env import VecEnv
+from rsl_rl.runners import OnPolicyRunner
+from small_envs import IdentityEnv
 from tensordict import TensorDict
+
+from r2vpo.control.rsl_rl import GymnasiumVecEnv
 
 STEPS, ENVS, OBSERVATION, ACTION = 8, 8, 5, 2
 MODEL = {"class_name": "MLPModel", "hidden_dims": [16, 16], "activation": "tanh", "obs_normalization": True}
+ON_POLICY = {"buffer_iterations": 1, "utd": 1.0}
 
 
 class Shapes(VecEnv):
@@ -44,6 +49,12 @@ def build(num_envs=ENVS, multi_gpu=None, **algorithm):
     env, config = Shapes(num_envs), runner_config(**algorithm)
     config["multi_gpu"] = multi_gpu
     return PPO.construct_algorithm(env.get_observations(), env, config, "cpu")
+
+
+def identity_runner(log_dir=None, num_envs=16, steps=20, **algorithm):
+    torch.manual_seed(0)
+    config = runner_config(steps, **algorithm)
+    return OnPolicyRunner(GymnasiumVecEnv(IdentityEnv, num_envs), config, log_dir and str(log_dir))
 
 
 def rollout(seed, steps=STEPS, num_envs=ENVS):
@@ -82,6 +93,23 @@ def updated(algorithm, seeds, envs=slice(None), off_policy=0.1):
         collect(algorithm, data, off_policy)
         losses = algorithm.update()
     return losses
+
+
+def settled(algorithm, seed=0):
+    """The algorithm with normalizers that have seen a rollout."""
+    data = rollout(seed)["observations"].flatten(0, 1)
+    for model in (algorithm.actor, algorithm.critic):
+        model.update_normalization(TensorDict({"policy": data}, batch_size=[len(data)]))
+    return algorithm
+
+
+def mirror(env, obs, actions):
+    """Everything with the opposite sign."""
+    mirrored = None
+    if obs is not None:
+        both = torch.cat([obs["policy"], -obs["policy"]])
+        mirrored = TensorDict({"policy": both}, batch_size=[len(both)])
+    return mirrored, None if actions is None else torch.cat([actions, -actions])
 
 
 def parameters(algorithm):
