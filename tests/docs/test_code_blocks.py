@@ -16,6 +16,9 @@ from sybil import Document, Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser, PythonCodeBlockParser, SkipParser
 
 from r2vpo.cli import main
+from r2vpo.control.presets import VARIANTS
+from r2vpo.llm.config import METHODS
+from r2vpo.objectives import OBJECTIVES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -142,11 +145,22 @@ def _quick_tiny_model(small_models, monkeypatch):
     monkeypatch.setattr(tiny, "ensure_tiny_model", lambda: quick())
 
 
+@pytest.fixture
+def _registries():
+    """What blocks add to the lists of the library is gone after them."""
+    lists = (OBJECTIVES, VARIANTS, METHODS)
+    before = [dict(names) for names in lists]
+    yield
+    for names, was in zip(lists, before, strict=True):
+        names.clear()
+        names.update(was)
+
+
 def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.usefixtures("_quick_tiny_model")
+@pytest.mark.usefixtures("_quick_tiny_model", "_registries")
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_block_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
