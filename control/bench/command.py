@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import tyro
@@ -35,15 +35,16 @@ OURS_TAKES = 8
 """Times as many steps as the others, so that all are timed for seconds."""
 
 
+Measured = Literal["sb3-1", "sb3-8", "physics", "budget-1", "budget", "fast", "off", "off-overlap"]
+
+
 @dataclass(frozen=True)
 class BenchCommand:
     """Measure training steps per second: ours, Stable-Baselines3 PPO's and the bare physics', in turn."""
 
     env: tuple[str, ...] = ("HalfCheetah-v5",)
     """Tasks."""
-    measure: tuple[Literal["sb3-1", "sb3-8", "physics", "budget-1", "budget", "fast", "off", "off-overlap"], ...] = (
-        tuple(LABELS)
-    )
+    measure: tuple[Measured, ...] = get_args(Measured)
     """What to measure. sb3-1 and sb3-8: SB3 PPO with 1 and 8 environments. physics: mujoco.rollout alone. budget-1 and
     budget: R²VPO at SB3's own update budget with 1 and 16 environments. fast: the fast preset. off: the preset for
     off-policy training, which takes more gradient steps, and off-overlap the same overlapped."""
@@ -154,36 +155,34 @@ def _write(command: BenchCommand, arguments: Sequence[str], rounds: dict[str, li
     plot_speed(rounds, command.json.with_suffix(".png"))
 
 
-def plot_speed(rounds: dict[str, Sequence[dict[str, Measurement]]], path: Path) -> None:
+def plot_speed(rounds: dict[str, list[dict[str, Measurement]]], path: Path) -> None:
     """A bar for each measured thing: median steps per second, with its range and its multiple of SB3's default.
 
     Args:
         rounds: For each task, the measurements of each round by name.
         path: PNG to write.
     """
-    from matplotlib.figure import Figure
+    from r2vpo.runs.plotting import new_figure, save_figure
 
     tasks = {env: done for env, done in rounds.items() if done}
-    figure = Figure(figsize=(9.0, 0.6 + 2.8 * len(tasks)), layout="constrained")
-    for axes, (env, done) in zip(np.atleast_1d(figure.subplots(len(tasks))), tasks.items(), strict=True):
+    figure, grid = new_figure(len(tasks), 1, (9.0, 0.6 + 2.8 * len(tasks)))
+    for axes, (env, done) in zip(grid[:, 0], tasks.items(), strict=True):
         names = [name for name in LABELS if name in done[0]]
-        speeds = {name: [one[name]["steps_per_second"] for one in done] for name in names}
-        medians = [float(np.median(speeds[name])) for name in names]
-        spread = [
-            [median - min(speeds[name]) for name, median in zip(names, medians, strict=True)],
-            [max(speeds[name]) - median for name, median in zip(names, medians, strict=True)],
-        ]
+        speeds = np.array([[one[name]["steps_per_second"] for one in done] for name in names])
+        medians = np.median(speeds, axis=1)
+        spread = [medians - speeds.min(axis=1), speeds.max(axis=1) - medians]
         colors = ["0.75" if name == PHYSICS else "tab:orange" if name in PEERS else "tab:blue" for name in names]
         axes.barh(range(len(names)), medians, xerr=spread, color=colors, height=0.7)
         for row, (name, median) in enumerate(zip(names, medians, strict=True)):
             text = f" {median:,.0f}"
             if "sb3-1" in names and name != "sb3-1":
                 text += f"  ({median / medians[names.index('sb3-1')]:.1f}×)"
-            axes.text(max(speeds[name]), row, text, va="center", fontsize=8)
+            axes.text(speeds[row].max(), row, text, va="center", fontsize=8)
         axes.set_yticks(range(len(names)), [LABELS[name] for name in names], fontsize=8)
         axes.invert_yaxis()
+        axes.grid(visible=False)
         axes.margins(x=0.18)
         axes.set_title(env, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlabel("environment steps per second of training (× SB3 PPO with 1 environment)")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path)

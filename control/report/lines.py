@@ -51,9 +51,9 @@ class Study:
         """``[runs]``: mean return of the last policy's evaluation episodes."""
         return np.array([run["eval_return_mean"] for run in self.of(env, algo)], dtype=np.float64)
 
-    def curves(self, env: str, algo: str, name: str = "returns") -> NDArray[np.float64]:
-        """``[runs, windows]`` of a field on the grid of steps, NaN where a line holds None."""
-        return as_curves([run[name] for run in self.of(env, algo)])
+    def curves(self, env: str, algo: str) -> NDArray[np.float64]:
+        """``[runs, windows]`` of the training return on the grid of steps, NaN where no episode ended."""
+        return as_curves([run["returns"] for run in self.of(env, algo)])
 
 
 def as_curves(rows: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:

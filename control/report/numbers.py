@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo import stats as aggregate
-from r2vpo.control.report.lines import TRACES, Study
+from r2vpo.control.report.lines import TRACES, Study, as_curves
 from r2vpo.stats import RESAMPLES, summarise
 
 AGGREGATES: dict[str, Callable[..., NDArray[np.float64]]] = {
@@ -100,9 +100,10 @@ def normalisation_rows(study: Study) -> list[Row]:
     """
     rows = []
     for env in study.tasks:
-        starts = [_first_known(run["returns"]) for run in study.runs if run["env"] == env]
+        firsts = [_first_known(run["returns"]) for run in study.runs if run["env"] == env]
+        starts = [first for first in firsts if first is not None]
         present = [algo for algo in study.algorithms if study.of(env, algo)]
-        low = float(np.mean(starts)) if None not in starts else None
+        low = float(np.mean(starts)) if len(starts) == len(firsts) else None
         high = max(float(study.final_returns(env, algo).mean()) for algo in present)
         if len(present) < len(study.algorithms):
             missing = [algo for algo in study.algorithms if algo not in present]
@@ -237,7 +238,7 @@ def _steps_to(level: float, steps: Sequence[float], curves: NDArray[np.float64],
 
 def _curve_row(study: Study, runs: Sequence[Row], name: str, resamples: int) -> Row:
     env, algo = runs[0]["env"], runs[0]["algo"]
-    values = np.array([[np.nan if point is None else point for point in run[name]] for run in runs], dtype=np.float64)
+    values = as_curves([run[name] for run in runs])
     low, high = aggregate.percentile_interval(aggregate.resample_curves(values, resamples))
     steps = np.array(runs[0]["steps"], dtype=np.float64)
     seconds = float(np.median([run["wall_seconds"] for run in study.of(env, algo)]))

@@ -95,7 +95,7 @@ def _draw_tokens(axis: Axes, tokens: Tokens, update: str) -> None:
     axis.set_ylabel("ratio ρ", fontsize=9)
     finish_axis(axis, f"(a) ratio of {total:,} tokens{update}", "behaviour probability of the token")
     legend = axis.legend(fontsize=8, loc="best", markerscale=2.0)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1.0)
 
 
