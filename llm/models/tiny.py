@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from r2vpo.envs.arithmetic import ArithmeticTask
 from r2vpo.errors import ConfigError
 from r2vpo.llm.data.files import Row
-from r2vpo.runs.cache import cache_directory
+from r2vpo.runs.cache import made_once
 from r2vpo.validation import Count, Positive, check_fields
 
 if TYPE_CHECKING:
@@ -142,16 +140,7 @@ def ensure_made(wanted: TinyModelSettings, quiet: bool = False) -> Path:
     Raises:
         ConfigError: The task has no problems, or the target accuracy was not reached.
     """
-    directory = cache_directory() / wanted.key
-    if _complete(directory):
-        return directory
-    from filelock import FileLock
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(directory.with_name(f".{directory.name}.lock")):
-        if not _complete(directory):
-            _make_in(directory, wanted, quiet)
-    return directory
+    return made_once(wanted.key, lambda directory: _make_in(directory, wanted, quiet), _complete)
 
 
 def build_model(settings: TinyModelSettings) -> PreTrainedModel:
@@ -200,22 +189,15 @@ def train_tiny(model: PreTrainedModel, settings: TinyModelSettings, quiet: bool 
 
 
 def _make_in(directory: Path, settings: TinyModelSettings, quiet: bool) -> None:
-    """Make the model beside its final place and rename it there, so that the place holds all of it or nothing."""
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        model = build_model(settings)
-        result = train_tiny(model, settings, quiet)
-        model.save_pretrained(temporary)
-        settings.tokenizer().save_pretrained(temporary)
-        about = {"settings": asdict(settings), "steps": result.steps, "validation_accuracy": result.accuracy}
-        (temporary / "warm_start.json").write_text(json.dumps(about, indent=2) + "\n")
-        temporary.chmod(0o755)  # mkdtemp's are private, but a cache may be shared
-        shutil.rmtree(directory, ignore_errors=True)  # an incomplete one that somebody else left
-        temporary.rename(directory)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    model = build_model(settings)
+    result = train_tiny(model, settings, quiet)
+    model.save_pretrained(directory)
+    settings.tokenizer().save_pretrained(directory)
+    about = {"settings": asdict(settings), "steps": result.steps, "validation_accuracy": result.accuracy}
+    (directory / "warm_start.json").write_text(json.dumps(about, indent=2) + "\n")
     if not quiet:
-        _log.info("made %s: %d steps, validation accuracy %.3f", directory, result.steps, result.accuracy)
+        made = "made %s: %d steps, validation accuracy %.3f"
+        _log.info(made, settings.key, result.steps, result.accuracy)
 
 
 def _complete(directory: Path) -> bool:
