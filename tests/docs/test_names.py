@@ -77,7 +77,7 @@ def defined(file: Path) -> set[str]:
 
 def rows(page: str, heading: str) -> list[list[str]]:
     """Cells of the table whose header begins with ``heading``."""
-    lines = (ROOT / page).read_text().splitlines()
+    lines = [line.strip() for line in (ROOT / page).read_text().splitlines()]
     start = next(i for i, line in enumerate(lines) if line.startswith(f"| {heading} |")) + 2
     found = []
     for line in lines[start:]:
@@ -107,6 +107,13 @@ def test_method_names_functions_of_the_files_beside_them():
         functions = re.findall(r"`([\w.]+)`(?= (?:and|in|of) )", where)
         assert {part for function in functions for part in function.split(".")} - {"ratio_variance"} <= held, cells[0]
         assert (ROOT / tests.strip("`")).is_file()
+
+
+def test_modules_that_moved_are_where_the_changelog_says():
+    moves = rows("CHANGELOG.md", "was")
+    assert moves
+    for _, places in moves:
+        assert not [module for module in _MODULE.findall(places) if not exists(module)], places
 
 
 def test_symbols_beside_a_file_are_in_it():
