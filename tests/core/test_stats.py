@@ -152,3 +152,22 @@ def test_intervals_are_close_to_those_of_rliable(rliable):
     )
     ours = aggregate.stratified_interval(aggregate.probability_of_improvement, [x, y], 20_000)
     np.testing.assert_allclose(ours, theirs["pair"][:, 0], atol=0.03)
+
+
+def test_bootstrap_interval_covers_the_mean_of_normal_data():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(3.0, 1.0, (60, 40))
+    intervals = np.array([aggregate.bootstrap_interval(sample, np.mean) for sample in samples])
+    covered = ((intervals[:, 0] <= 3.0) & (intervals[:, 1] >= 3.0)).mean()
+    assert 0.85 <= covered <= 1.0
+    student = np.array([stats.t.interval(0.95, 39, s.mean(), stats.sem(s)) for s in samples])
+    assert np.ptp(intervals, axis=1).mean() == pytest.approx(np.ptp(student, axis=1).mean(), rel=0.1)
+
+
+def test_summary_of_equal_scores_is_a_point():
+    assert aggregate.summarise([2.0, 2.0]) == {
+        "mean": 2.0,
+        "mean_interval": [2.0, 2.0],
+        "iqm": 2.0,
+        "iqm_interval": [2.0, 2.0],
+    }

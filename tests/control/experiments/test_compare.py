@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from r2vpo.control.evaluation import EpisodeLog, evaluate_policy
 from r2vpo.control.experiments.commands import CompareCommand
 from r2vpo.control.experiments.study import compare
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.runs.study import read_results
-from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
 
 FIELDS = {
     "algo",
@@ -80,41 +77,3 @@ def test_bad_comparisons_start_nothing(tmp_path, change, said):
     with pytest.raises(ConfigError, match=said):
         compare(CompareCommand(out=tmp_path / "out", **change))
     assert not (tmp_path / "out").exists()
-
-
-def test_interquartile_mean_of_five_seeds_drops_the_best_and_the_worst():
-    assert interquartile_mean([100.0, 1.0, 2.0, 3.0, -50.0]) == 2.0
-
-
-def test_bootstrap_interval_covers_the_mean_of_normal_data():
-    rng = np.random.default_rng(0)
-    samples = rng.normal(3.0, 1.0, (60, 40))
-    intervals = np.array([bootstrap_interval(sample, np.mean) for sample in samples])
-    covered = ((intervals[:, 0] <= 3.0) & (intervals[:, 1] >= 3.0)).mean()
-    assert 0.85 <= covered <= 1.0
-    student = np.array([stats.t.interval(0.95, 39, s.mean(), stats.sem(s)) for s in samples])
-    assert np.ptp(intervals, axis=1).mean() == pytest.approx(np.ptp(student, axis=1).mean(), rel=0.1)
-
-
-def test_summary_of_equal_scores_is_a_point():
-    assert summarise([2.0, 2.0]) == {"mean": 2.0, "mean_interval": [2.0, 2.0], "iqm": 2.0, "iqm_interval": [2.0, 2.0]}
-
-
-def test_curve_windows_by_hand():
-    log = EpisodeLog()
-    for step, value in ((30, 1.0), (50, 3.0), (51, 5.0), (90, 7.0)):
-        log.add(step, value)
-    steps, returns = log.curve(total_steps=100, points=4)
-    assert steps == [25, 50, 75, 100]
-    assert returns == [None, 2.0, 5.0, 7.0]
-    log.add(104, 9.0)  # the last rollout may end beyond the budget
-    assert log.curve(100, 4)[1][-1] == 8.0
-    assert EpisodeLog().curve(100, 2)[1] == [None, None]
-
-
-def test_every_evaluation_environment_contributes_its_first_episode():
-    result = evaluate_policy(lambda observations: np.zeros((len(observations), 1)), "Pendulum-v1", 4, seed=0)
-    assert result.lengths == [200] * 4
-    assert len(set(result.returns)) == 4
-    again = evaluate_policy(lambda observations: np.zeros((len(observations), 1)), "Pendulum-v1", 4, seed=0)
-    assert again == result
