@@ -1,7 +1,7 @@
 """Settings that fit together, a set for each algorithm and the same for every task; whatever is given explicitly wins.
 
 What adapts to a task is delta: it follows the size of the action (:func:`r2vpo.dual.joint_delta`). The trials behind
-the numbers are in benchmarks/control_tuning*, and docs/tuning.md says what they showed.
+the numbers are in benchmarks/control_tuning*, and docs/results/tuning.md says what they showed.
 """
 
 from __future__ import annotations

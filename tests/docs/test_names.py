@@ -75,6 +75,12 @@ def defined(file: Path) -> set[str]:
     return names
 
 
+def test_pages_that_the_code_refers_to_exist():
+    sources = [file for folder in (*IMPORT_NAMES, "scripts") for file in (ROOT / folder).rglob("*.py")]
+    named = {path for file in sources for path in re.findall(r"\bdocs/[\w/]+\.\w+", file.read_text())}
+    assert not sorted(path for path in named if not (ROOT / path).exists())
+
+
 def rows(page: str, heading: str) -> list[list[str]]:
     """Cells of the table whose header begins with ``heading``."""
     lines = [line.strip() for line in (ROOT / page).read_text().splitlines()]
