@@ -35,52 +35,33 @@ def format_prompt(
     tokenizer: PreTrainedTokenizerBase,
     system_prompt: str | None = None,
     template: str | None = None,
-    chat: bool | None = None,
 ) -> list[int]:
     """Tokens of a prompt, ``[P]``, up to where the answer begins.
 
     Args:
-        row_prompt: Text, or chat messages with ``role`` and ``content``.
+        row_prompt: Text, which goes through the tokenizer's chat template where there is one, or chat messages with
+            ``role`` and ``content``.
         tokenizer: Of the model.
         system_prompt: First message of the chat where the prompt has none of its own; before a plain text, a
             paragraph.
-        template: Put around a text, with ``{prompt}`` in it; chat messages stay as they are.
-        chat: Whether a text is sent through the tokenizer's chat template; None does so where there is one.
+        template: Put around a text in the place of ``{prompt}``; chat messages stay as they are.
 
     Raises:
-        ConfigError: Chat messages or ``chat=True`` without a chat template, chat messages with ``chat=False``, a
-            template without ``{prompt}``, or a prompt without tokens.
+        ConfigError: Chat messages without a chat template, or a prompt without tokens.
     """
-    messages = isinstance(row_prompt, list)
     has_template = bool(getattr(tokenizer, "chat_template", None))
-    if messages and chat is False:
-        raise ConfigError("chat", chat, "True or None where prompts are chat messages")
-    use_chat = messages or (has_template if chat is None else chat)
-    if use_chat and not has_template:
-        what = "a text: this prompt is chat messages" if messages else "sent as plain text (chat=None)"
-        raise ConfigError("prompt", row_prompt, f"{what}, and the tokenizer has no chat template")
     if isinstance(row_prompt, str):
-        text = _fill(template, row_prompt)
-        tokens = (
-            _chat(_as_messages(text), tokenizer, system_prompt) if use_chat else _plain(text, tokenizer, system_prompt)
-        )
-    else:
+        # not str.format: templates and problems are full of LaTeX's braces
+        text = row_prompt if template is None else template.replace("{prompt}", row_prompt)
+        messages = [{"role": "user", "content": text}]
+        tokens = _chat(messages, tokenizer, system_prompt) if has_template else _plain(text, tokenizer, system_prompt)
+    elif has_template:
         tokens = _chat(row_prompt, tokenizer, system_prompt)
+    else:
+        raise ConfigError("prompt", row_prompt, "a text: the tokenizer has no chat template for messages")
     if not tokens:
         raise ConfigError("prompt", row_prompt, "at least one token long")
     return tokens
-
-
-def _fill(template: str | None, prompt: str) -> str:
-    if template is None:
-        return prompt
-    if "{prompt}" not in template:
-        raise ConfigError("prompt_template", template, "a text with {prompt} in it, or None")
-    return template.replace("{prompt}", prompt)  # not str.format: templates and problems are full of LaTeX's braces
-
-
-def _as_messages(text: str) -> list[Message]:
-    return [{"role": "user", "content": text}]
 
 
 def _chat(messages: list[Message], tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> list[int]:

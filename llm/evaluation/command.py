@@ -154,8 +154,6 @@ def with_own_bar(protocol: EvaluationProtocol, benchmark: str) -> EvaluationProt
 
 def _check(command: EvaluateCommand) -> None:
     check_fields(command, EvaluateCommand)
-    if command.prompt_template is not None and "{prompt}" not in command.prompt_template:
-        raise ConfigError("prompt_template", command.prompt_template, "a text with {prompt} in it")
     if command.json is not None and not command.json.parent.is_dir():
         raise ConfigError("json", str(command.json), "a file in a folder that exists")
 

@@ -44,6 +44,8 @@ class EvaluationProtocol:
         """Check every field."""
         check_fields(self, EvaluationProtocol)
         _check_k(self)
+        if self.prompt_template is not None and "{prompt}" not in self.prompt_template:
+            raise ConfigError("prompt_template", self.prompt_template, "a text with {prompt} in it, or None")
         Sampling(self.max_tokens, self.temperature, self.top_p)
 
     @property

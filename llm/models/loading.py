@@ -63,7 +63,6 @@ def load_model(
     gradient_checkpointing: bool = False,
     lora_rank: int = 0,
     lora_alpha: float | None = None,
-    revision: str | None = None,
 ) -> PreTrainedModel:
     """A causal language model, on the CPU and in evaluation mode.
 
@@ -76,7 +75,6 @@ def load_model(
         gradient_checkpointing: Recompute activations in the backward pass, in the mode :class:`TokenPolicy` sets.
         lora_rank: Wrap the model in a LoRA adapter of this rank on every linear layer but the last; 0 does not.
         lora_alpha: Scale of the adapter; None is twice the rank.
-        revision: Of a hub model.
 
     Raises:
         ConfigError: The model cannot be found, is not a causal language model, lacks weights or needs remote code, or
@@ -86,9 +84,8 @@ def load_model(
     source = resolve_model(name)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "revision": revision}
     with _explained(name):
-        config = AutoConfig.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     resolved = _resolve_dtype(dtype)
     with _explained(name, attention):
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -97,7 +94,7 @@ def load_model(
             dtype=resolved,
             attn_implementation=_resolve_attention(attention, resolved, config),
             output_loading_info=True,
-            **options,
+            trust_remote_code=trust_remote_code,
         )
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
@@ -107,7 +104,7 @@ def load_model(
     return _with_lora(model, lora_rank, lora_alpha) if lora_rank else model
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, with a token that ends a text and one that pads.
 
     Where there is no padding token, the end-of-text token pads too. That is harmless here: completions are scored,
@@ -116,15 +113,14 @@ def load_tokenizer(name: str, trust_remote_code: bool = False, revision: str | N
     Args:
         name: As for :func:`load_model`.
         trust_remote_code: Run Python code that comes with the tokenizer.
-        revision: Of a hub model.
 
     Raises:
         ConfigError: No tokenizer, or none with an end-of-text token.
     """
     source = resolve_model(name)
     with _explained(name, what="a tokenizer"):
-        kind = _tokenizer_class(source, revision)
-        tokenizer = kind.from_pretrained(source, trust_remote_code=trust_remote_code, revision=revision)
+        kind = _tokenizer_class(source)
+        tokenizer = kind.from_pretrained(source, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ConfigError("model", name, "one whose tokenizer has an eos_token: without it no completion could end")
     if tokenizer.pad_token_id is None:
@@ -204,11 +200,11 @@ def _merged_state(base: torch.nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
-def _tokenizer_class(source: str, revision: str | None) -> Any:
+def _tokenizer_class(source: str) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    named = get_tokenizer_config(source, revision=revision).get("tokenizer_class")
+    named = get_tokenizer_config(source).get("tokenizer_class")
     # A tokenizer of no particular class is what its file says. AutoTokenizer (transformers 5.19) would make Qwen2's out
     # of it where the model is a Qwen2: spaces and line breaks vanish, and an end-of-text token appears.
     return PreTrainedTokenizerFast if named in ("PreTrainedTokenizerFast", "TokenizersBackend") else AutoTokenizer

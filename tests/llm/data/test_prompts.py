@@ -35,24 +35,14 @@ def test_chat_template_is_used_where_there_is_one():
     assert format_prompt("1+1", tokenizer) == plain("(1+1)=")
     assert format_prompt([{"role": "user", "content": "1+1"}], tokenizer) == plain("(1+1)=")
     assert format_prompt("1+1", tokenizer, system_prompt="7", template="{prompt},") == plain("(7)(1+1,)=")
-    assert format_prompt("1+1", tokenizer, chat=False) == [BOS_ID, *plain("1+1")]
     own = [{"role": "system", "content": "8"}, {"role": "user", "content": "1+1"}]
     assert format_prompt(own, tokenizer, system_prompt="7") == plain("(8)(1+1)=")
 
 
-@pytest.mark.parametrize(
-    ("field", "prompt", "settings"),
-    [
-        ("prompt", MESSAGES, {}),
-        ("prompt", "1+1=", {"chat": True}),
-        ("chat", MESSAGES, {"chat": False}),
-        ("prompt_template", "1+1=", {"template": "no place"}),
-    ],
-)
-def test_prompts_that_cannot_be_formatted(field, prompt, settings):
-    with pytest.raises(ConfigError) as error:
-        format_prompt(prompt, make_tokenizer(), **settings)
-    assert error.value.field == field
+def test_messages_without_a_chat_template_are_refused():
+    with pytest.raises(ConfigError, match="no chat template") as error:
+        format_prompt(MESSAGES, make_tokenizer())
+    assert error.value.field == "prompt"
 
 
 def test_an_end_of_text_that_a_tokenizer_adds_is_taken_off():

@@ -208,6 +208,7 @@ def test_greedy_alone_and_samples_alone():
         ({"top_p": 1.5}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"seed": -1}, "seed"),
+        ({"prompt_template": "no place"}, "prompt_template"),
     ],
 )
 def test_protocols_that_mean_nothing(settings, field):
