@@ -63,7 +63,8 @@ def importable(checkout: Path, folder: Path) -> dict[str, str]:
     """Environment variables under which ``import r2vpo`` is that checkout, whatever is installed."""
     package = folder / "r2vpo"
     package.mkdir(parents=True)
-    for source in [*(checkout / "r2vpo").iterdir(), *(checkout / name for name in PACKAGES)]:
+    core = [source for source in (checkout / "r2vpo").iterdir() if source.name not in PACKAGES]
+    for source in [*core, *(checkout / name for name in PACKAGES)]:
         (package / source.name).symlink_to(source.resolve())
     return {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
