@@ -21,7 +21,7 @@ from r2vpo.control.policy import GaussianPolicy
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.control.run import GradientStep, TrainingRun
 from r2vpo.control.training import finish_run, train
-from r2vpo.envs.engines import make_vector_env
+from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource, env_name
 from r2vpo.errors import ConfigError
 from r2vpo.runs.checkpoint import load_tree, save_tree
@@ -58,8 +58,8 @@ class R2VPO:
             raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
         _warn_of_stale_anchor(config)
         # Overlapped, the environments live in another process, and this one only tells the spaces.
-        shown, engine = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
-        envs = make_vector_env(env, shown, engine, config.env_threads or None)
+        shown: tuple[int, Engine] = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
+        envs = make_vector_env(env, *shown, config.env_threads or None)
         config = replace(config, delta=config.delta_for(envs.action_space.shape[0]))
         self._hold(TrainingRun(config, (envs.observation_space, envs.action_space), env, envs))
         if run_dir is not None:

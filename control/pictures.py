@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def record_video(
     try:
         observation, _ = filmed.reset(seed=seed)
         fps = int(filmed.metadata.get("render_fps", 30))
-        with imageio.get_writer(path, fps=fps, macro_block_size=16) as writer:
+        with cast(Any, imageio).get_writer(path, fps=fps, macro_block_size=16) as writer:
             for _ in range(max_steps):
                 frame = filmed.render()
                 if frame is None:
@@ -117,7 +117,7 @@ def _camera(env: EnvSource, size: int | None) -> dict[str, Any]:
     if not isinstance(env, str):
         return {}
     plain = make_env(env)
-    model = getattr(plain.unwrapped, "model", None)
+    model: Any = getattr(plain.unwrapped, "model", None)
     plain.close()
     if not hasattr(model, "ncam"):
         return {}

@@ -36,16 +36,15 @@ def make_vector_env(
     if engine not in get_args(Engine):
         raise ConfigError("engine", engine, f"one of {', '.join(get_args(Engine))}")
     if engine == "gymnasium":
-        return _labelled(VectorEnv(env, num_envs), "gymnasium", "it was asked for")
+        return VectorEnv(env, num_envs)
     try:
         native = NativeVectorEnv(env, num_envs, threads)
     except NotNative as refusal:
         if engine == "native":
             raise
-        return _labelled(VectorEnv(env, num_envs), "gymnasium", refusal.reason)
-    return _labelled(native, "native", "it was asked for" if engine == "native" else f"it covers {native.name}")
-
-
-def _labelled(envs: AnyVectorEnv, engine: str, reason: str) -> AnyVectorEnv:
-    envs.engine, envs.engine_reason = engine, reason
-    return envs
+        envs = VectorEnv(env, num_envs)
+        envs.engine_reason = refusal.reason
+        return envs
+    if engine == "auto":
+        native.engine_reason = f"it covers {native.name}"
+    return native

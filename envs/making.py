@@ -49,19 +49,22 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
             raise ConfigError("env", env, f"an id Gymnasium can make ({error})") from error
 
 
-def require_box_spaces(env: gym.Env) -> None:
-    """Check that observations are flat vectors and actions are bounded or unbounded vectors.
+def require_box_spaces(env: gym.Env) -> tuple[gym.spaces.Box, gym.spaces.Box]:
+    """Spaces of observations, which have to be flat vectors, and of actions, bounded or unbounded vectors.
 
     Raises:
         ConfigError: Either space is not a one-dimensional Box.
     """
-    for field, space in (("observation_space", env.observation_space), ("action_space", env.action_space)):
-        if not isinstance(space, gym.spaces.Box):
-            raise ConfigError(field, space, "a Box space; a Gaussian policy has no other kind of output or input")
-        if len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
-            raise ConfigError(
-                field, space, "a one-dimensional Box of floats (wrap it with gymnasium.wrappers.FlattenObservation)"
-            )
+    return _box("observation_space", env.observation_space), _box("action_space", env.action_space)
+
+
+def _box(field: str, space: gym.Space) -> gym.spaces.Box:
+    if not isinstance(space, gym.spaces.Box):
+        raise ConfigError(field, space, "a Box space; a Gaussian policy has no other kind of output or input")
+    if len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
+        allowed = "a one-dimensional Box of floats (wrap it with gymnasium.wrappers.FlattenObservation)"
+        raise ConfigError(field, space, allowed)
+    return space
 
 
 def env_name(env: EnvSource | gym.Env) -> str:

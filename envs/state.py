@@ -79,7 +79,8 @@ def restore_state(env: gym.Env, state: dict[str, Any]) -> None:
     Raises:
         ValueError: The environment differs from the captured one (other wrappers, another model).
     """
-    layers, inside = list(_layers(env)), _inner(env)
+    layers: list[Any] = list(_layers(env))
+    inside = _inner(env)
     if inside.keys() != state.get("inner", {}).keys():
         raise ValueError("one of the environments has another environment inside and the other has not")
     if len(layers) != len(state["layers"]):
@@ -100,6 +101,11 @@ def _layers(env: gym.Env) -> Iterator[gym.Env]:
     while isinstance(env, gym.Wrapper):
         env = env.env
         yield env
+
+
+def _base(env: gym.Env) -> Any:
+    """The innermost environment, which may have more than Gymnasium's class says."""
+    return env.unwrapped
 
 
 def _inner(env: gym.Env) -> dict[str, gym.Env]:
@@ -126,7 +132,7 @@ def _physics_fields(env: gym.Env) -> list[str]:
     """Arrays of MjData whose size the model fixes; the others are scratch space, refilled at every step."""
     import mujoco
 
-    fresh = mujoco.MjData(env.unwrapped.model)
+    fresh = mujoco.MjData(_base(env).model)
     names = (name for name in dir(fresh) if not name.startswith("_"))
     arrays = ((name, getattr(fresh, name)) for name in names)
     return [name for name, value in arrays if isinstance(value, np.ndarray) and value.size]
@@ -143,7 +149,7 @@ def _is_mujoco(env: gym.Env) -> bool:
 def _pack_physics(env: gym.Env) -> dict[str, Any] | None:
     if not _is_mujoco(env):
         return None
-    data = env.unwrapped.data
+    data = _base(env).data
     packed = [np.frombuffer(getattr(data, name).tobytes(), dtype=np.uint8) for name in _physics_fields(env)]
     return {"bytes": np.concatenate(packed), "time": float(data.time)}
 
@@ -153,7 +159,7 @@ def _unpack_physics(env: gym.Env, packed: dict[str, Any] | None) -> None:
         raise ValueError("one of the environments is a MuJoCo environment and the other is not")
     if packed is None:
         return
-    data = env.unwrapped.data
+    data = _base(env).data
     arrays = [getattr(data, name) for name in _physics_fields(env)]
     if sum(array.nbytes for array in arrays) != len(packed["bytes"]):
         raise ValueError("the MuJoCo model or version differs from the saved one")

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -46,6 +46,10 @@ class VectorEnv:
         ConfigError: Unknown id, or spaces that are not Boxes.
     """
 
+    engine: ClassVar[str] = "gymnasium"
+    engine_reason = "it was asked for"
+    """Why these environments and not those of another engine."""
+
     def __init__(self, env: EnvSource | gym.Env, num_envs: int) -> None:
         if isinstance(env, gym.Env):
             if num_envs != 1:
@@ -54,10 +58,9 @@ class VectorEnv:
         else:
             self.envs = [make_env(env) for _ in range(num_envs)]
         self.name = env_name(env)
-        require_box_spaces(self.envs[0])
+        self.spec = self.envs[0].spec
         self.num_envs = num_envs
-        self.observation_space: gym.spaces.Box = self.envs[0].observation_space
-        self.action_space: gym.spaces.Box = self.envs[0].action_space
+        self.observation_space, self.action_space = require_box_spaces(self.envs[0])
         self.observations = np.empty((num_envs, *self.observation_space.shape))
         """``[N, D]``, what to act on next."""
 
@@ -178,8 +181,8 @@ def saved_environments(state: dict[str, Any], num_envs: int) -> list[dict[str, A
     return list(state["envs"])
 
 
-def time_limit(env: gym.Env) -> gym.wrappers.TimeLimit | None:
-    """The wrapper that counts the steps of the episode; None where there is none."""
+def time_limit(env: gym.Env) -> Any:
+    """The ``TimeLimit`` that counts the steps of the episode; None where there is none."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, gym.wrappers.TimeLimit):
             return env

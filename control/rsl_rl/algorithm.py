@@ -166,7 +166,7 @@ class R2VPO(PPO):
             for older in self.replay.iterations[:-1]
         ]
         parts.append(fresh_samples(self.storage))
-        samples = torch.cat(parts) if len(parts) > 1 else parts[0]
+        samples: Any = torch.cat(parts) if len(parts) > 1 else parts[0]  # type: ignore[arg-type, unused-ignore]
         samples["age"] = self.replay.ages().to(self.device)
         if not self.normalize_advantage_per_mini_batch:
             samples["advantages"] = standardised(samples["advantages"], self.processes)
@@ -214,7 +214,7 @@ class R2VPO(PPO):
 
     @torch.no_grad()
     def _surrogate(self, scored: Scored) -> Tensor:
-        overrides = {"lam": self.updater.dual.lam} if self.updater.objective.uses_dual else {}
+        overrides: dict[str, Any] = {"lam": self.updater.dual.lam} if self.updater.objective.uses_dual else {}
         return self.updater.objective(scored.log_prob, scored.old_log_prob, scored.advantage, **overrides)
 
     def _clip_gradients(self, *_: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gymnasium as gym
 import numpy as np
 import torch
 from rsl_rl.env import VecEnv
@@ -53,7 +52,7 @@ class GymnasiumVecEnv(VecEnv):
         self.num_actions = int(self.envs.action_space.shape[0])
         self.device = torch.device(device)
         self.cfg = {"env": self.envs.name, "num_envs": num_envs, "seed": seed, "engine": engine}
-        spec = gym.spec(env) if isinstance(env, str) else self.envs.envs[0].spec
+        spec = self.envs.spec
         self.max_episode_length = (spec and spec.max_episode_steps) or _UNLIMITED
         self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long, device=self.device)
         self._observations = self._grouped(self.envs.reset(seed))

@@ -76,7 +76,7 @@ class R2VPO(PPO):
         objective: str = "r2vpo",
         objective_kwargs: dict[str, Any] | None = None,
         lam: float = 1.0,
-        dual: str = "adaptive",
+        dual: DualRule = "adaptive",
         delta: float | None = 0.1,
         eta: float | None = None,
         buffer_iterations: int = 1,

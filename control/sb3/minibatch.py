@@ -122,7 +122,7 @@ def evaluate_actions(
 def picked(samples: Minibatch, index: Tensor, device: torch.device) -> Minibatch:
     """The samples at ``index`` (int64 ``[B]``), on the device."""
 
-    def pick(values: Tensor | dict[str, Tensor]) -> Any:
+    def pick(values: Any) -> Any:
         if isinstance(values, dict):
             return {key: value[index].to(device) for key, value in values.items()}
         return values[index].to(device)

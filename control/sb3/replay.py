@@ -44,8 +44,9 @@ def normalized_keys(env: VecEnv, normalizer: VecNormalize | None) -> list[str]:
     if normalizer is None or not normalizer.norm_obs:
         return []
     keys = [""] if normalizer.norm_obs_keys is None else list(normalizer.norm_obs_keys)
+    spaces: tuple[Any, Any] = (normalizer.observation_space, env.observation_space)
     for key in keys:
-        inner, outer = (space[key] if key else space for space in (normalizer.observation_space, env.observation_space))
+        inner, outer = (space[key] if key else space for space in spaces)
         if inner.shape != outer.shape:
             allowed = "wrapped by VecNormalize last (VecFrameStack and the like below it) to replay past rollouts"
             raise ConfigError("env", type(env).__name__, allowed)
@@ -132,7 +133,9 @@ class RolloutRecorder:
     def _unnormalized(self, observation: Any) -> Arrays:
         # VecNormalize overwrites the final observation. Its statistics have not moved since, so this gives the raw
         # one back, except where it was clipped.
-        return _by_key(observation if not self.keys else self.normalizer.unnormalize_obs(observation))
+        if not self.keys or self.normalizer is None:
+            return _by_key(observation)
+        return _by_key(self.normalizer.unnormalize_obs(observation))
 
 
 @dataclass

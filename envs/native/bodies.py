@@ -7,7 +7,7 @@ positions of bodies, which MuJoCo leaves where they were before the last substep
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class HumanoidBase(Task):
     """What Humanoid and HumanoidStandup observe and pay for."""
 
     reads_contact_forces = True
-    required = (
+    required: ClassVar[tuple[str, ...]] = (
         "_exclude_current_positions_from_observation",
         "_include_cinert_in_observation",
         "_include_cvel_in_observation",

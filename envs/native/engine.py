@@ -8,13 +8,12 @@ Gymnasium draws, and a state saved by either engine loads in the other.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, ClassVar, cast
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
-from r2vpo.envs.making import make_env
+from r2vpo.envs.making import make_env, require_box_spaces
 from r2vpo.envs.native.simulations import Simulations, all_finite, default_threads
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
 from r2vpo.envs.state import capture_state, restore_state
@@ -36,39 +35,41 @@ class NativeVectorEnv:
     Equal to :class:`r2vpo.envs.vector.VectorEnv` bit for bit, whatever the number of threads.
 
     Args:
-        env_id: One of :func:`r2vpo.envs.native.native_tasks`.
+        env: One of :func:`r2vpo.envs.native.native_tasks`.
         num_envs: N.
         threads: Threads that step the physics, the caller's included; by default one for every four environments,
             within the cores there are.
 
     Raises:
-        NotNative: Another id, or one that is registered differently (a ConfigError).
+        NotNative: Anything else, or an id that is registered differently (a ConfigError).
         ConfigError: ``num_envs`` or ``threads`` below 1.
     """
 
-    def __init__(self, env_id: str, num_envs: int, threads: int | None = None) -> None:
-        reason = reason_against(env_id)
+    engine: ClassVar[str] = "native"
+    engine_reason = "it was asked for"
+    """Why these environments and not those of another engine."""
+
+    def __init__(self, env: object, num_envs: int, threads: int | None = None) -> None:
+        reason = reason_against(env)
         if reason is not None:
-            raise NotNative(env_id, reason)
+            raise NotNative(env, reason)
         threads = default_threads(num_envs) if threads is None else threads
         for field, value in (("num_envs", num_envs), ("threads", threads)):
             if value < 1:
                 raise ConfigError(field, value, "at least 1")
-        self.name = env_id
+        self.name = str(env)
         self.num_envs = num_envs
-        self._env = make_env(env_id)
-        require_agreement(env_id, self._env)
-        self._base: Any = self._env.unwrapped
-        clock = time_limit(self._env)
-        assert clock is not None, "every native task has a time limit"
-        self._clock = clock
-        self.observation_space: gym.spaces.Box = self._env.observation_space
-        self.action_space: gym.spaces.Box = self._env.action_space
-        task = task_class(env_id)
+        self._env = make_env(self.name)
+        require_agreement(self.name, self._env)
+        self.spec = self._env.spec
+        self._base = cast(Any, self._env.unwrapped)
+        self._clock = time_limit(self._env)
+        self.observation_space, self.action_space = require_box_spaces(self._env)
+        task = task_class(self.name)
         self._simulations = Simulations(self._base.model, num_envs, threads, task.reads_contact_forces)
         self._task = task(self._base, self._simulations)
         self._generators = [np_random()[0] for _ in range(num_envs)]
-        self._episodes = EpisodeClock(num_envs, self._env.spec.max_episode_steps)
+        self._episodes = EpisodeClock(num_envs, self._clock._max_episode_steps)
         self._substeps = self._base.frame_skip
         self._actions_shape = (num_envs, *self.action_space.shape)
         self.observations = np.empty((num_envs, *self.observation_space.shape))

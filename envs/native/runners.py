@@ -5,7 +5,7 @@ Source: ``half_cheetah_v5.py``, ``hopper_v5.py``, ``walker2d_v5.py``, ``swimmer_
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from r2vpo.envs.native.simulations import Outcome, Simulations, Task, clipped, n
 class Runner(Task):
     """Shared by the four: the reward is the speed of the first coordinate minus the cost of control."""
 
-    required = ("_exclude_current_positions_from_observation",)
+    required: ClassVar[tuple[str, ...]] = ("_exclude_current_positions_from_observation",)
 
     def __init__(self, env: Any, simulations: Simulations) -> None:
         super().__init__(env, simulations)

@@ -172,13 +172,13 @@ class Task(ABC):
         self.dt: float = env.dt
         """Seconds of a step; Gymnasium works it out anew, slowly, at each use."""
 
-    def before(self) -> np.ndarray | None:
+    def before(self) -> Any:
         """What the reward compares with the state after the step, ``[N, ...]``: a copy, which the step leaves alone."""
         return None
 
     @abstractmethod
-    def after(self, before: np.ndarray | None, actions: np.ndarray) -> Outcome:
-        """Evaluate the step that has been taken with ``actions``, ``[N, A]``."""
+    def after(self, before: Any, actions: np.ndarray) -> Outcome:
+        """Evaluate the step that has been taken with ``actions``, ``[N, A]``; ``before`` is from :meth:`before`."""
 
 
 def never(count: int) -> np.ndarray:

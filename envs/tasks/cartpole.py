@@ -11,7 +11,7 @@ from gymnasium.spaces import Box
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from r2vpo.envs.tasks.checks import require_positive
+from r2vpo.envs.tasks.checks import Step, require_positive
 from r2vpo.errors import ConfigError
 
 MODEL = """
@@ -76,7 +76,7 @@ class SparseCartPoleSwingUp(MujocoEnv, EzPickle):
         ConfigError: An argument outside its range.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
         "render_modes": ["human", "rgb_array", "depth_array", "rgbd_tuple"],
         "render_fps": 50,
     }
@@ -107,7 +107,7 @@ class SparseCartPoleSwingUp(MujocoEnv, EzPickle):
         """Whether the pole has been upright for the last ``hold`` steps."""
         return self.upright_steps >= self.hold
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> Step:
         """Take a step of 0.02 s; see :meth:`gymnasium.Env.step`."""
         self.do_simulation(action, self.frame_skip)
         upright = self.is_upright

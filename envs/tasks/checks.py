@@ -1,13 +1,20 @@
-"""Checks of the arguments of our tasks."""
+"""What our tasks share: the types and checks of their arguments, and the type of a step."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from r2vpo.errors import ConfigError
 
 Range = tuple[float, float]
 """Lowest and highest value, both included."""
+
+Step = tuple[NDArray[np.float64], Any, bool, bool, dict[str, Any]]
+"""What ``step`` returns; rewards are floats, where Gymnasium's types say NumPy's."""
 
 
 def require_positive(field: str, value: float) -> None:

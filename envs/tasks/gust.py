@@ -9,7 +9,7 @@ from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from r2vpo.envs.tasks.checks import Range, require_range, require_step_range
+from r2vpo.envs.tasks.checks import Range, Step, require_range, require_step_range
 
 
 class Walker2dGust(Walker2dEnv):
@@ -60,7 +60,7 @@ class Walker2dGust(Walker2dEnv):
         """Push on the torso in the coming step, in N, positive forward."""
         return self.gust_force if self.gust_start <= self.steps < self.gust_end else 0.0
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> Step:
         """Take a step of 0.008 s; see :meth:`gymnasium.Env.step`. The info holds the push as ``force``, in N."""
         force = self.force
         self.data.xfrc_applied[self._torso, 0] = force

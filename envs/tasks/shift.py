@@ -10,7 +10,7 @@ from gymnasium.envs.mujoco.hopper_v5 import HopperEnv
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from r2vpo.envs.tasks.checks import Range, require_range
+from r2vpo.envs.tasks.checks import Range, Step, require_range
 
 
 class HopperShift(HopperEnv):
@@ -54,7 +54,7 @@ class HopperShift(HopperEnv):
         """Whether the hopper is healthy."""
         return bool(self.is_healthy)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> Step:
         """Take a step of 0.008 s; see :meth:`gymnasium.Env.step`."""
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, float(reward), terminated, truncated, {**info, "is_success": self.is_success}

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, flatdim
 from gymnasium.utils import EzPickle
 from numpy.typing import NDArray
 
-from r2vpo.envs.tasks.checks import require_positive
-
-Step = tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]
+from r2vpo.envs.tasks.checks import Step, require_positive
 
 
 class SparseHalfCheetah(HalfCheetahEnv):
@@ -37,7 +35,7 @@ class SparseHalfCheetah(HalfCheetahEnv):
         self.start = 0.0
         super().__init__(**kwargs)
         EzPickle.__init__(self, threshold=threshold, **kwargs)
-        size = self.observation_space.shape[0] + 1
+        size = flatdim(self.observation_space) + 1
         self.observation_space = Box(-np.inf, np.inf, (size,), np.float64)
         self.observation_structure = {"distance": 1, **self.observation_structure}
 
