@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from r2vpo.runs.progress import clock_text
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
 from r2vpo.runs.study import RUNS, compare_jobs, finished_lines, units_done
 from r2vpo.runs.workers import Line
+
+_compare = partial(compare_jobs, summarise=summarise_lines, print_table=print_table, plot=plot_comparison)
 
 STUDY = "study.json"
 """Cells, how they are run, and where the list came from."""
@@ -227,8 +230,3 @@ def _listed(command: StudyCommand | StudyResumeCommand, jobs: list[Job]) -> JobL
         raise ConfigError("workers", command.workers, "a whole number of at least 1")
     listed = JobList.open(command.resume)
     return replace(listed, workers=command.workers or listed.workers, videos=command.videos or listed.videos)
-
-
-def _compare(jobs: Sequence[Job], out: Path, workers: int, **more: Any) -> dict[str, Any]:
-    views: dict[str, Any] = {"summarise": summarise_lines, "print_table": print_table, "plot": plot_comparison}
-    return compare_jobs(jobs, out, workers, **views, **more)

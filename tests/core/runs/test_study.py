@@ -25,6 +25,7 @@ def job_of(**fields):
     return fields
 
 def run(job, folder):
+    Path(folder, f"pid{os.getpid()}").touch()
     say(5, "training", {"return": 1.0})
     print("a library greets on standard output")
     if job["how"] == "fail":
@@ -123,7 +124,7 @@ def test_workers_save_at_an_interrupt_and_end_with_a_killed_parent(folder, tmp_p
     errors = (tmp_path / "stderr").open("w")
     process = subprocess.Popen([sys.executable, str(tmp_path / "list.py"), str(folder)], stderr=errors)
     wait_until(lambda: (tmp_path / "stderr").read_text().count("50 %"), process)
-    workers = [int(line) for line in children(process.pid)]
+    workers = [int(path.name[3:]) for path in (folder / "runs").glob("pid*")]
     assert len(workers) == 2
     os.kill(process.pid, number)
     assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
@@ -131,10 +132,6 @@ def test_workers_save_at_an_interrupt_and_end_with_a_killed_parent(folder, tmp_p
     saved = sorted(path.name for path in (folder / "runs").glob("saved*"))
     assert saved == (["saved0", "saved1"] if number == signal.SIGINT else [])
     assert seeds_of(folder) == []
-
-
-def children(pid):
-    return subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout.split()
 
 
 def is_alive(pid):
