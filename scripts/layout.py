@@ -88,8 +88,8 @@ def way_of_a_rollout() -> list[str]:
     from r2vpo.control import R2VPO
 
     model = R2VPO("HalfCheetah-v5", gradient_step="eager").learn(2048)
-    steps = model.config.rollout_steps
-    return _files_in_use(lambda: model.learner.update(model.collector.collect(steps)[0], model.config.learning_rate))
+    collector, learner, config = model.collector, model.learner, model.config
+    return _files_in_use(lambda: learner.update(collector.collect(config.rollout_steps)[0], config.learning_rate))
 
 
 def way_of_a_completion() -> list[str]:

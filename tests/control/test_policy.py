@@ -1,14 +1,11 @@
 from itertools import pairwise
 
-import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 
 from r2vpo.compilation import obstacle
 from r2vpo.control import R2VPO
-from r2vpo.control.collector import ActionBounds
-from r2vpo.control.normalization import ObservationNormalizer, RewardScaler
+from r2vpo.control.normalization import ObservationNormalizer
 from r2vpo.control.policy import GaussianPolicy, ValueFunction, mlp
 from r2vpo.diagnostics import gaussian_ratio_variance, ratio_diagnostics
 
@@ -96,91 +93,3 @@ def test_networks_start_orthogonal_separate_and_seeded():
     value = ValueFunction(policy.normalizer, (16,), torch.Generator().manual_seed(0))
     shared = {id(p) for p in policy.parameters()} & {id(p) for p in value.parameters()}
     assert not shared
-
-
-def test_action_bounds():
-    space = gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64)
-    samples = np.array([[-3.0, -3.0], [0.0, 0.0], [0.5, 30.0]])
-    assert ActionBounds(space, "clip")(samples).tolist() == [[-1.0, 0.0], [0.0, 0.0], [0.5, 4.0]]
-    assert ActionBounds(space, "rescale")(samples).tolist() == [[-1.0, 0.0], [0.0, 2.0], [0.5, 4.0]]
-    assert ActionBounds(space, "rescale")(np.array([[0.25, 0.25]])).tolist() == [[0.25, 2.5]]
-    squashed = ActionBounds(space, "tanh")(samples)
-    assert squashed[1].tolist() == [0.0, 2.0]
-    assert space.contains(squashed[2])
-    assert squashed[0] == pytest.approx([np.tanh(-3.0), 2.0 * (np.tanh(-3.0) + 1.0)])
-
-
-@pytest.mark.parametrize("kind", ["rescale", "clip", "tanh"])
-def test_action_bounds_repeated_for_rows_are_the_same(kind):
-    bounds = ActionBounds(gym.spaces.Box(np.array([-1.0, 0.0]), np.array([1.0, 4.0]), dtype=np.float64), kind)
-    samples = np.random.default_rng(0).normal(size=(5, 2))
-    assert bounds.for_rows(5)(samples).tolist() == bounds(samples).tolist()
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-np.inf, 4.0), (-np.inf, np.inf)])
-def test_rescaling_leaves_unit_and_open_ranges_alone(low, high):
-    space = gym.spaces.Box(low, high, (3,), np.float32)
-    samples = np.array([[-3.0, 0.3, 9.0]], np.float32)
-    rescaled = ActionBounds(space, "rescale")(samples)
-    assert rescaled.dtype == np.float32
-    assert rescaled.tolist() == ActionBounds(space, "clip")(samples).tolist()
-
-
-@pytest.mark.parametrize(
-    ("settings", "unit"),
-    [
-        ({"algo": "off-policy"}, 2.0),
-        ({"algo": "on-policy"}, 2.0),
-        ({"preset": "fast"}, 2.0),
-        ({"action_bounds": "clip"}, 1.0),
-    ],
-)
-def test_every_preset_rescales_actions(settings, unit):
-    model = R2VPO("Pendulum-v1", num_envs=8, **settings)  # its torque lies within -2 and 2
-    observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    with torch.no_grad():
-        mean = model.learner.policy.mean(torch.as_tensor(observations)).numpy()
-    actions, _ = model.predict(observations, deterministic=True)
-    model.close()
-    assert np.abs(mean).max() > 0
-    np.testing.assert_allclose(actions, unit * mean, rtol=1e-4, atol=1e-7)
-
-
-def test_observation_statistics_equal_those_of_all_data():
-    generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(n, 5, generator=generator) * (i + 1) + 3 * i for i, n in enumerate((7, 100, 33))]
-    normalizer = ObservationNormalizer(5)
-    for batch in batches:
-        normalizer.update(batch)
-    data = torch.cat(batches).double()
-    torch.testing.assert_close(normalizer.mean, data.mean(0))
-    torch.testing.assert_close(normalizer.variance, data.var(0, unbiased=False))
-    standardised = normalizer(torch.cat(batches))
-    torch.testing.assert_close(standardised.mean(0), torch.zeros(5), atol=1e-5, rtol=0)
-    assert normalizer(torch.full((1, 5), 1e9)).tolist() == [[10.0] * 5]
-
-
-def test_reward_scale_is_the_deviation_of_discounted_returns():
-    scaler = RewardScaler(2, gamma=0.5)
-    rewards = np.array([[1.0, 2.0], [1.0, 0.0], [3.0, 4.0]])
-    done = np.array([[False, True], [False, False], [False, False]])
-    scaler.update(rewards, done)
-    # environment 0: 1, 1.5, 3.75; environment 1: 2, then anew after its end: 0, 4
-    returns = np.array([1.0, 1.5, 3.75, 2.0, 0.0, 4.0])
-    assert scaler(np.array([2.0]))[0] == pytest.approx(2.0 / returns.std())
-    scaler.update(rewards[:1], done[:1])
-    returns = np.append(returns, [3.75 / 2 + 1, 4.0 / 2 + 2])
-    assert scaler(np.array([2.0]))[0] == pytest.approx(2.0 / returns.std())
-
-
-@pytest.mark.parametrize("kind", ["observations", "rewards"])
-def test_normalisation_can_be_switched_off(kind):
-    if kind == "observations":
-        normalizer = ObservationNormalizer(2, enabled=False)
-        normalizer.update(torch.randn(10, 2))
-        assert torch.equal(normalizer(torch.full((1, 2), 50.0)), torch.full((1, 2), 50.0))
-    else:
-        scaler = RewardScaler(1, 0.9, enabled=False)
-        scaler.update(np.ones((5, 1)), np.zeros((5, 1), bool))
-        assert scaler(np.array([50.0]))[0] == 50.0

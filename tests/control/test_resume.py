@@ -11,6 +11,7 @@ import torch
 from resuming import ITERATION, SMALL, StopAfter, assert_same_tree, metrics
 
 from r2vpo.control import R2VPO
+from r2vpo.envs.tasks import TASKS
 from r2vpo.runs.checkpoint import load_tree
 
 
@@ -24,6 +25,7 @@ from r2vpo.runs.checkpoint import load_tree
         ("HalfCheetah-v5", {"algo": "on-policy", "overlap": True}),
         ("Hopper-v5", {"algo": "off-policy", "overlap": True, "engine": "gymnasium"}),
         ("Pendulum-v1", {"algo": "on-policy", "objective": "ppo_clip", "action_bounds": "tanh"}),
+        *((task.id, {"algo": "off-policy"}) for task in TASKS if task.entry_point),
     ],
 )
 def test_resumed_run_is_the_uninterrupted_run(tmp_path, env, settings):

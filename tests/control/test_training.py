@@ -7,8 +7,7 @@ import torch
 from resuming import ITERATION, SMALL, StopAfter
 
 from r2vpo.compilation import obstacle
-from r2vpo.control import R2VPO
-from r2vpo.control import training as gradient_step
+from r2vpo.control import R2VPO, training
 from r2vpo.control.presets import resolve_config
 from r2vpo.control.training import total_gradient_steps
 from r2vpo.errors import ConfigError
@@ -37,7 +36,7 @@ def test_short_runs_are_eager_and_say_why():
 @needs_compiler
 def test_long_runs_are_compiled_as_if_eager(compile_cache, monkeypatch, tmp_path, capsys):
     eager = R2VPO("HalfCheetah-v5", gradient_step="eager", **SMALL).learn(ITERATION)
-    monkeypatch.setattr(gradient_step, "PAYS_AFTER", 10)
+    monkeypatch.setattr(training, "PAYS_AFTER", 10)
     settings = {"run_dir": tmp_path / "run", "total_steps": ITERATION, **SMALL}
     model = R2VPO("HalfCheetah-v5", **settings).learn(progress_bar=True)
     assert model.gradient_step.kind == "compiled"
@@ -90,8 +89,8 @@ def test_first_compiled_step_sees_ratio_one_up_to_rounding(compile_cache, monkey
 
 
 def test_without_a_compiler_auto_is_eager_and_compiled_is_refused(monkeypatch):
-    monkeypatch.setattr(gradient_step, "PAYS_AFTER", 1)
-    monkeypatch.setattr(gradient_step, "obstacle", lambda: "there is no C++ compiler")
+    monkeypatch.setattr(training, "PAYS_AFTER", 1)
+    monkeypatch.setattr(training, "obstacle", lambda: "there is no C++ compiler")
     model = R2VPO("Pendulum-v1", **SMALL).learn(ITERATION)
     assert (model.gradient_step.kind, model.gradient_step.reason) == ("eager", "there is no C++ compiler")
     with pytest.raises(ConfigError, match=r"gradient_step='compiled'.*no C\+\+ compiler"):
