@@ -5,73 +5,23 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from killing import wait_until
+import study_worker
+from killing import send_when, start, wait_until
+from study_worker import Cell
 
 from r2vpo.errors import R2VPOError, RunDirectoryError
 from r2vpo.runs.directory import take_lock
 from r2vpo.runs.study import finished_lines, makespan, raise_failures, read_results, run_jobs, units_done
-from r2vpo.runs.workers import Job
 
-WORKER = """
-import os, sys, time
-from pathlib import Path
-from r2vpo.errors import R2VPOError
-from r2vpo.runs.workers import say, serve
-
-def job_of(**fields):
-    return fields
-
-def run(job, folder):
-    Path(folder, f"pid{os.getpid()}").touch()
-    say(5, "training", {"return": 1.0})
-    print("a library greets on standard output")
-    if job["how"] == "fail":
-        raise R2VPOError("the disk is full")
-    try:
-        while job["how"] == "wait":
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        Path(folder, f"saved{job['seed']}").touch()
-        raise
-    return {"seed": job["seed"], "threads": os.environ["OMP_NUM_THREADS"]}
-
-sys.exit(serve(job_of, run))
-"""
-LIST = """
-import sys
-from pathlib import Path
-from test_jobs import jobs
-from r2vpo.runs.study import run_jobs
-try:
-    run_jobs(jobs(), Path(sys.argv[1]), 2)
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
-@dataclass(frozen=True)
-class Cell(Job):
-    worker = "study_worker"
-
-    seed: int
-    how: str = field(default="end", compare=False)
-    size = 10
-    folder = property(lambda self: f"seed{self.seed}")
-    title = property(lambda self: f"seed {self.seed}")
-    key = property(lambda self: self.seed)
-
-    @classmethod
-    def of_line(cls, line):
-        return cls(line["seed"])
+WAITING = "import sys, pathlib, study_worker; study_worker.wait_for_ever(pathlib.Path(sys.argv[1]))"
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    (tmp_path / "study_worker.py").write_text(WORKER)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(study_worker.__file__).parent))
     (tmp_path / "out" / "runs").mkdir(parents=True)
     return tmp_path / "out"
 
@@ -90,7 +40,7 @@ def test_failed_run_is_reported_the_others_are_kept_and_only_it_is_run_again(fol
     assert set(seeds_of(folder)) == {0, 2}
     assert run_jobs(cells(), folder, 2, quiet=True) == []
     assert seeds_of(folder)[2:] == [1]
-    assert list(finished_lines(cells(), folder)) == [0, 1, 2]
+    assert list(finished_lines(cells(), folder)) == ["seed0", "seed1", "seed2"]
     assert {line["threads"] for line in read_results(folder / "runs.jsonl")} == {"1"}
     monkeypatch.setattr("r2vpo.runs.workers.Workers._start", lambda *_: pytest.fail("nothing was to be run"))
     assert run_jobs(cells(), folder, 2, quiet=True) == []
@@ -106,28 +56,11 @@ def test_line_cut_short_by_a_kill_is_run_again(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_save_at_an_interrupt_and_end_with_a_killed_parent(folder, tmp_path, number):
-    (tmp_path / "test_jobs.py").write_text(
-        "from types import SimpleNamespace\n"
-        "from dataclasses import dataclass\n"
-        "@dataclass(frozen=True)\n"
-        "class Cell:\n"
-        "    seed: int\n"
-        "    how: str = 'wait'\n"
-        "    worker = 'study_worker'; unit = 'steps'; size = 10\n"
-        "    key = folder = title = property(lambda self: f'seed{self.seed}')\n"
-        "    of_line = classmethod(lambda cls, line: cls(line['seed']))\n"
-        "def jobs():\n"
-        "    return [Cell(0), Cell(1), Cell(2)]\n"
-    )
-    (tmp_path / "list.py").write_text(LIST)
-    errors = (tmp_path / "stderr").open("w")
-    process = subprocess.Popen([sys.executable, str(tmp_path / "list.py"), str(folder)], stderr=errors)
-    wait_until(lambda: (tmp_path / "stderr").read_text().count("50 %"), process)
+def test_workers_save_at_an_interrupt_and_end_with_a_killed_parent(folder, number):
+    process = start("-c", WAITING, str(folder))
+    send_when(process, number, lambda: len(list((folder / "runs").glob("pid*"))) == 2)
     workers = [int(path.name[3:]) for path in (folder / "runs").glob("pid*")]
     assert len(workers) == 2
-    os.kill(process.pid, number)
-    assert process.wait(timeout=60) == (130 if number == signal.SIGINT else -signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, workers)))
     saved = sorted(path.name for path in (folder / "runs").glob("saved*"))
     assert saved == (["saved0", "saved1"] if number == signal.SIGINT else [])
