@@ -22,7 +22,7 @@ from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.dual import DUAL_RULES
 from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import provenance
 
 WINDOW = 3
 TOLERANCE = 0.25
@@ -130,9 +130,7 @@ def main() -> None:
     document = {
         "command": shlex.join(["python", *sys.argv]),
         "results": results,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
     study.out.parent.mkdir(parents=True, exist_ok=True)
     study.out.with_suffix(".json").write_text(json.dumps(document) + "\n")

@@ -26,7 +26,7 @@ import tyro
 
 from r2vpo.errors import ConfigError
 from r2vpo.runs.plotting import draw_band, new_figure, save_figure
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import provenance
 from r2vpo.runs.study import read_results
 from r2vpo.stats import interquartile_mean, summarise
 
@@ -72,9 +72,7 @@ def main() -> None:
     document = {
         "command": shlex.join(["python", "scripts/time_to_score.py", *sys.argv[1:]]),
         "tasks": results,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
     arguments.out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     plot(lines, results, arguments.algo, arguments.out.with_suffix(".png"))

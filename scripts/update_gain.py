@@ -27,7 +27,7 @@ from r2vpo.control.collector import Rollout
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import provenance
 
 WINDOWS = 20
 PANELS = (
@@ -160,9 +160,7 @@ def write(results: list[dict[str, Any]], study: Study) -> None:
         "command": shlex.join(["python", *sys.argv]),
         "total_steps": study.total_steps,
         "results": results,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
     study.out.parent.mkdir(parents=True, exist_ok=True)
     study.out.with_suffix(".json").write_text(json.dumps(document) + "\n")

@@ -140,15 +140,13 @@ def _write(command: BenchCommand, arguments: Sequence[str], rounds: dict[str, li
     """After every round, so that an interruption costs one of them."""
     if command.json is None:
         return
-    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+    from r2vpo.runs.provenance import provenance
 
     document = {
         "command": shlex.join(["r2vpo", "bench", "control", *arguments]),
         "cases": summarise(rounds),
         "rounds": rounds,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
     command.json.parent.mkdir(parents=True, exist_ok=True)
     write_text_atomically(command.json, json.dumps(document, indent=1) + "\n")

@@ -22,7 +22,7 @@ from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.runs.checkpoint import write_text_atomically
 from r2vpo.runs.directory import take_lock
 from r2vpo.runs.progress import clock_text
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import provenance
 from r2vpo.runs.study import RUNS, compare_jobs, finished_lines, units_done
 from r2vpo.runs.workers import Line
 
@@ -74,9 +74,7 @@ class JobList:
             return self
         came_from = {
             "command": command,
-            "versions": package_versions(),
-            "machine": machine_description(),
-            "commit": source_commit(),
+            **provenance(),
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         return replace(self, commands=(*self.commands, came_from))

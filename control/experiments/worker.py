@@ -16,7 +16,7 @@ from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, e
 from r2vpo.control.experiments.job import Job, SeedJob
 from r2vpo.control.presets import VARIANTS, config_dict
 from r2vpo.runs.directory import CONFIG, newest_metrics, read_metrics
-from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+from r2vpo.runs.provenance import provenance
 from r2vpo.runs.workers import Line, say, serve
 
 if TYPE_CHECKING:
@@ -112,9 +112,7 @@ def describe_run(
         "steps_per_second": steps_done / train_seconds,
         "config": config,
         "command": job.command,
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
 
 

@@ -69,9 +69,9 @@ def run(pairs: Sequence[Pair], repeats: int, cases: list[dict[str, Any]]) -> Non
 
 def with_provenance(cases: list[dict[str, Any]]) -> dict[str, Any]:
     """The cases with versions, machine and commit."""
-    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+    from r2vpo.runs.provenance import provenance
 
-    return {"cases": cases, "versions": package_versions(), "machine": machine_description(), "commit": source_commit()}
+    return {"cases": cases, **provenance()}
 
 
 def write_json(path: Path, document: dict[str, Any]) -> None:

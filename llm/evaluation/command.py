@@ -244,7 +244,7 @@ def _write(
 ) -> None:
     from r2vpo.llm.evaluation.tables import plot_results, print_results, write_answers_table
     from r2vpo.runs.checkpoint import write_text_atomically
-    from r2vpo.runs.provenance import machine_description, package_versions, source_commit
+    from r2vpo.runs.provenance import provenance
 
     rewards = {benchmark.name: benchmark.reward[0] for benchmark in benchmarks}
     document = {
@@ -252,9 +252,7 @@ def _write(
         "source": model.source,
         "protocol": asdict(protocol) | {"engine": command.engine, "dtype": command.dtype, "limit": command.limit},
         "benchmarks": {name: {"reward": rewards[name], **result.as_dict()} for name, result in results.items()},
-        "versions": package_versions(),
-        "machine": machine_description(),
-        "commit": source_commit(),
+        **provenance(),
     }
     text = json.dumps(document, indent=2, default=str)
     write_text_atomically(out / RESULTS, text)

@@ -6,6 +6,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 RECORDED_PACKAGES = (
     "r2vpo",
@@ -57,6 +58,11 @@ def _processor_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or "unknown"
+
+
+def provenance() -> dict[str, Any]:
+    """``versions``, ``machine`` and ``commit``, for a file of results."""
+    return {"versions": package_versions(), "machine": machine_description(), "commit": source_commit()}
 
 
 def source_commit() -> str:
