@@ -80,6 +80,8 @@ def run_jobs(
         write_text_atomically(results, "".join(json.dumps(line) + "\n" for line in read_results(results)))
     finished = finished_lines(jobs, folder)
     missing = [(job, units_done(job, runs)) for job in jobs if job.key not in finished]
+    if not missing:
+        return []
     table = LiveTable(what, {job.key: (job.title, job.size) for job in jobs}, jobs[0].unit, quiet)
     for job in jobs:
         if job.key in finished:
