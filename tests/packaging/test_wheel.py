@@ -25,7 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     """A wheel built from a copy of the sources, since a build leaves its traces beside what it builds."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for folder in [*IMPORT_NAMES, *NOT_PACKAGED]:
-        shutil.copytree(ROOT / folder, tree / folder, ignore=CACHES)
+        shutil.copytree(ROOT / folder, tree / folder, ignore=CACHES, symlinks=True)
     for file in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / file, tree)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(out), "."]
@@ -39,10 +39,11 @@ def test_wheel_holds_every_module_and_only_those(wheel: zipfile.ZipFile) -> None
     modules = {
         f"{target}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, target in IMPORT_NAMES.items()
-        for file in (ROOT / folder).rglob("*.py")
+        for kind in ("*.py", "*.j2", "py.typed")
+        for file in (ROOT / folder).rglob(kind)
     }
     members = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    assert members == modules | {"r2vpo/py.typed"}
+    assert members == modules
 
 
 def test_packages_import_from_the_wheel(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
