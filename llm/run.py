@@ -19,7 +19,7 @@ from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import RolloutEngine
 from r2vpo.llm.learner import TokenLearner
-from r2vpo.runs.directory import RunDirectory
+from r2vpo.runs.directory import RunDirectory, writing
 from r2vpo.runs.provenance import package_versions
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def log_completions(run: Run, groups: Sequence[Group]) -> None:
                     "finished": completion.finished,
                 }
             )
-    with (run.directory.path / COMPLETIONS).open("a") as file:
+    path = run.directory.path / COMPLETIONS
+    with writing(path), path.open("a") as file:
         file.writelines(json.dumps(line, default=str) + "\n" for line in lines)
 
 
@@ -151,5 +152,6 @@ def write_recent_tokens(run: Run) -> None:
     temporary = path.with_name(f".{TOKENS}.{os.getpid()}.npz")
     arrays = {name: getattr(recent, name) for name in ("old_log_prob", "log_ratio", "advantage", "age")}
     present = {name: values.cpu().float().numpy() for name, values in arrays.items() if values is not None}
-    np.savez_compressed(temporary, step=run.rollouts, **present)
-    temporary.replace(path)
+    with writing(path):
+        np.savez_compressed(temporary, step=run.rollouts, **present)
+        temporary.replace(path)

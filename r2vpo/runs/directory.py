@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -53,6 +55,20 @@ def take_lock(path: Path, field: str = "run_dir") -> AcquireReturnProxy[FileLock
         raise RunDirectoryError(f"{field}={str(path)!r} is in use by another process") from error
     except OSError as error:
         raise RunDirectoryError(f"{field}={str(path)!r} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says inside, that it is full say, into an error that names the place.
+
+    Raises:
+        RunDirectoryError: In place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        whole = "what was saved before is whole, and a run goes on from there"
+        raise RunDirectoryError(f"{path} cannot be written: {error.strerror or error}; {whole}") from error
 
 
 class RunDirectory:
@@ -104,11 +120,13 @@ class RunDirectory:
 
     def update_config(self, changes: dict[str, Any]) -> None:
         """Replace entries of config.json."""
-        write_text_atomically(self.path / CONFIG, _json(self.config() | changes, indent=2))
+        with writing(self.path / CONFIG):
+            write_text_atomically(self.path / CONFIG, _json(self.config() | changes, indent=2))
 
     def save_checkpoint(self, tree: dict[str, Any]) -> None:
         """Replace the newest checkpoint."""
-        save_tree(self.checkpoint_path, tree)
+        with writing(self.checkpoint_path):
+            save_tree(self.checkpoint_path, tree)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The newest checkpoint, or None when the run was stopped before its first."""
@@ -116,12 +134,13 @@ class RunDirectory:
 
     def append_metrics(self, values: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl and the numbers in it to TensorBoard; ``step`` must be among them."""
-        with (self.path / METRICS).open("a") as file:
-            file.write(_json(values) + "\n")
-        writer = self._tensorboard(values["step"])
-        for name, value in values.items():
-            if isinstance(value, int | float) and name not in ("step", "time") and math.isfinite(value):
-                writer.add_scalar(name, value, values["step"])
+        with writing(self.path / METRICS):
+            with (self.path / METRICS).open("a") as file:
+                file.write(_json(values) + "\n")
+            writer = self._tensorboard(values["step"])
+            for name, value in values.items():
+                if isinstance(value, int | float) and name not in ("step", "time") and math.isfinite(value):
+                    writer.add_scalar(name, value, values["step"])
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines beyond a checkpoint, and a last line cut short; the resumed run writes them again."""
@@ -132,14 +151,18 @@ class RunDirectory:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json."""
-        write_text_atomically(self.path / SUMMARY, _json(summary, indent=2))
+        with writing(self.path / SUMMARY):
+            write_text_atomically(self.path / SUMMARY, _json(summary, indent=2))
 
     def close(self) -> None:
         """Flush TensorBoard and give the lock back."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        self._lock.lock.release()
+        writer, self._writer = self._writer, None
+        try:
+            if writer is not None:
+                with writing(self.path):
+                    writer.close()
+        finally:
+            self._lock.lock.release()
 
     def _create(self, config: dict[str, Any]) -> None:
         if (self.path / CONFIG).exists():
@@ -147,10 +170,11 @@ class RunDirectory:
                 f"run_dir={str(self.path)!r} already holds a run: resume it, or choose another folder"
             )
         started = {"commit": source_commit(), "started": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        (self.path / "checkpoints").mkdir(exist_ok=True)
         versions = package_versions() | {"machine": machine_description()} | started
-        write_text_atomically(self.path / VERSIONS, _json(versions, indent=2))
-        write_text_atomically(self.path / CONFIG, _json(config, indent=2))
+        with writing(self.path):
+            (self.path / "checkpoints").mkdir(exist_ok=True)
+            write_text_atomically(self.path / VERSIONS, _json(versions, indent=2))
+            write_text_atomically(self.path / CONFIG, _json(config, indent=2))
 
     def _tensorboard(self, step: int) -> SummaryWriter:
         if self._writer is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C in a training loop: the iteration under way is finished and saved first."""
+"""Ctrl-C, or SIGTERM from a cluster, in a training loop: the iteration under way is finished and saved first."""
 
 from __future__ import annotations
 
@@ -21,18 +21,26 @@ class StopRequest:
 
 @contextmanager
 def finish_iteration_on_interrupt(stop: StopRequest) -> Iterator[None]:
-    """First Ctrl-C: note it in ``stop``, so that the loop can finish its iteration and save. Second: stop at once."""
+    """First SIGINT or SIGTERM: note it in ``stop``, so that the loop can finish its iteration and save.
+
+    The second one of either kind stops at once.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = signal.getsignal(signal.SIGINT)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def on_interrupt(signum: int, frame: Any) -> None:
         stop.interrupted = True
-        signal.signal(signal.SIGINT, previous)
+        restore()
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in previous:
+        signal.signal(number, on_interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        restore()

@@ -128,10 +128,11 @@ def test_killed_run_resumes_to_the_same_end(tmp_path):
     assert found[:common] == expected[:common]
 
 
-def test_interrupt_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_says_how_to_go_on(tmp_path, number):
     process = start_training(tmp_path / "run", "--checkpoint-seconds", "1000")
     wait_for_lines(tmp_path / "run", 3, process)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, number)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 130
     assert f"--resume {tmp_path / 'run'}" in output
