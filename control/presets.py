@@ -39,7 +39,7 @@ FAST = {
     "advantage_scope": "update",
     "stagger": False,
 }
-"""Twice as many samples an iteration as OFF_POLICY and fewer gradient steps a sample, both at the same time.
+"""Twice as many samples an iteration as by default and fewer gradient steps a sample, both at the same time.
 
 Chosen by the trials in benchmarks/control_tuning.jsonl whose names begin with "fast" (300k steps, seeds 100 to 102).
 More gradient steps would make the collector wait for the learner. With so few of them, the delta that suits the default
