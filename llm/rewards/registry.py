@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.rewards.scoring import RewardFunction, is_async
+from r2vpo.llm.rewards.calling import RewardFunction
 
 REWARDS = {
     "math_dapo": "r2vpo.llm.rewards.math_dapo:math_dapo",
@@ -32,8 +32,8 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
         options: Keyword arguments of the class or function, such as ``timeout_seconds`` of ``math_verify``.
 
     Raises:
-        ConfigError: Unknown name or option, a value outside its range, something that cannot be imported or called,
-            or an async function.
+        ConfigError: Unknown name or option, a value outside its range, something that cannot be imported or
+            called.
     """
     if name not in REWARDS and ":" not in name:
         raise ConfigError("reward", name, f"one of {', '.join(REWARDS)}, or package.module:function")
@@ -68,6 +68,4 @@ def _check_options(name: str, target: Any, options: dict[str, Any]) -> None:
 def _checked(name: str, function: Any) -> RewardFunction:
     if not callable(function):
         raise ConfigError("reward", name, "a class whose objects can be called")
-    if is_async(function):
-        raise ConfigError("reward", name, "a plain function: async functions are not supported")
     return function

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.errors import ConfigError, R2VPOError, RewardError
-
-RewardFunction = Callable[..., list[float | None]]
-"""``f(prompts, completions, **columns) -> [B]`` numbers, None where there is no verdict (TRL's signature)."""
+from r2vpo.llm.rewards.calling import RewardFunction, TrainerState, as_chat, call
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +36,10 @@ class RewardBatch:
     """Items without a verdict, by function; those of a function that raised included."""
     errors: dict[str, str] = field(default_factory=dict)
     """Functions that raised, with the exception's text; they have no verdict on any item."""
+    logged: dict[str, list[float]] = field(default_factory=dict)
+    """What the functions gave to ``log_metric``, by name."""
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    """What they gave to ``log_extra``, ``[B]`` by name."""
 
 
 def score_rows(
@@ -46,11 +48,12 @@ def score_rows(
     rows: Sequence[Mapping[str, Any]],
     prompt_column: str,
     completions: Sequence[str],
+    **given: Any,
 ) -> RewardBatch:
     """:func:`score` of answers to rows of a dataset, one each; the functions are given every other column."""
     names = sorted({name for row in rows for name in row} - {prompt_column, "prompts", "completion", "completions"})
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return score(functions, weights, [row[prompt_column] for row in rows], completions, columns)
+    return score(functions, weights, [row[prompt_column] for row in rows], completions, columns, **given)
 
 
 def score(
@@ -59,21 +62,25 @@ def score(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    trainer_state: TrainerState | None = None,
 ) -> RewardBatch:
-    """Score ``B`` completions with every function.
+    """Score ``B`` completions with every function, called by keyword with whatever of all this it takes, as TRL does.
 
     A function that raises has no verdict on any item: that is logged once per message and kept in ``errors``. NaN and
-    infinite results count as None.
+    infinite results count as None. Async functions run side by side.
 
     Args:
         functions: ``(name, function)``; names are unique.
         weights: One finite weight a function.
         prompts: ``[B]`` texts or chats.
-        completions: ``[B]`` texts or chats.
-        columns: The other columns of the dataset, ``[B]`` each; every function is given all of them.
+        completions: ``[B]`` texts or chats; a text that answers a chat is given as a chat of one message.
+        columns: The other columns of the dataset, ``[B]`` each.
+        completion_ids: Tokens of the completions, ``[B]`` lists; None offers none.
+        trainer_state: How far the run is; None is its beginning.
 
     Raises:
-        ConfigError: No function, names that repeat, weights that do not fit, an async function.
+        ConfigError: No function, names that repeat, weights that do not fit.
         RewardError: A column of the wrong length or a missing one, a result of the wrong length or type; also any
             error of this library that a function raises, since that one is the user's to mend.
     """
@@ -82,28 +89,47 @@ def score(
     for name, column in {"prompts": prompts, **columns}.items():
         if len(column) != size:
             raise RewardError(f"column {name!r} has {len(column)} rows for {size} completions")
-    by_function: dict[str, NDArray[np.float64]] = {}
+    logged: dict[str, list[float]] = {}
+    extra: dict[str, list[Any]] = {}
+    offered = {
+        **columns,
+        "prompts": list(prompts),
+        "completions": as_chat(prompts, completions),
+        "trainer_state": trainer_state or TrainerState(),
+        "log_metric": lambda name, value: logged.setdefault(str(name), []).append(float(value)),
+        "log_extra": lambda name, values: extra.__setitem__(str(name), list(values)),
+    }
+    if completion_ids is not None:
+        offered["completion_ids"] = [list(ids) for ids in completion_ids]
+    results: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for name, function in functions:
-        try:
-            result = _call(name, function, prompts, completions, columns)
-        except R2VPOError:
-            raise
-        except Exception as error:
-            errors[name] = f"{type(error).__name__}: {error}"
-            _log_once(name, errors[name])
-            result = [None] * size
-        by_function[name] = _as_array(name, result, size)
+        with _noting(name, errors):
+            results[name] = call(name, function, offered)
+    for name, result in results.items():
+        if isinstance(result, Future):
+            with _noting(name, errors):
+                results[name] = result.result()
+    no_verdict = [None] * size
+    by_function = {
+        name: _as_array(name, no_verdict if name in errors else results[name], size) for name, _ in functions
+    }
     total, valid = _weighted_sum(by_function, weights, size)
     excluded = {name: int(np.isnan(values).sum()) for name, values in by_function.items()}
-    return RewardBatch(total, valid, by_function, excluded, errors)
+    extra = {name: values for name, values in extra.items() if len(values) == size}
+    return RewardBatch(total, valid, by_function, excluded, errors, logged, extra)
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Whether calling it returns a coroutine instead of rewards."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
+@contextmanager
+def _noting(name: str, errors: dict[str, str]) -> Iterator[None]:
+    """Keep an exception of a function, but let those of this library through."""
+    try:
+        yield
+    except R2VPOError:
+        raise
+    except Exception as error:
+        errors[name] = f"{type(error).__name__}: {error}"
+        _log_once(name, errors[name])
 
 
 def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: Sequence[float]) -> None:
@@ -112,24 +138,6 @@ def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: S
         raise ConfigError("functions", names, "at least one reward function, each with a name of its own")
     if len(weights) != len(names) or not all(math.isfinite(weight) for weight in weights):
         raise ConfigError("weights", list(weights), f"one finite number for each of {', '.join(names)}")
-    for name, function in functions:
-        if is_async(function):
-            raise ConfigError("reward", name, "a plain function: async functions are not supported")
-
-
-def _call(
-    name: str,
-    function: RewardFunction,
-    prompts: Sequence[Any],
-    completions: Sequence[Any],
-    columns: Mapping[str, Sequence[Any]],
-) -> Any:
-    try:
-        inspect.signature(function).bind(prompts, completions, **columns)
-    except TypeError as error:
-        have = ", ".join(columns) or "none"
-        raise RewardError(f"reward {name!r} does not fit the columns of the dataset ({have}): {error}") from error
-    return function(prompts, completions, **columns)
 
 
 def _as_array(name: str, result: Any, size: int) -> NDArray[np.float64]:

@@ -1,0 +1,144 @@
+"""One way to call any reward function: by keyword, as TRL's ``GRPOTrainer`` does, with what the function names."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from r2vpo.errors import RewardError
+
+RewardFunction = Callable[..., Any]
+"""``f(prompts=..., completions=..., **columns) -> [B]`` numbers, None where there is no verdict; may be async."""
+
+
+@dataclass
+class TrainerState:
+    """How far the run is, by the names of transformers' ``TrainerState``; rewards get it as ``trainer_state``."""
+
+    global_step: int = 0
+    """Iterations so far."""
+    max_steps: int = 0
+    """Iterations of the whole run; 0 outside of a run."""
+
+
+def function_name(function: Any) -> str:
+    """A name for anything that can be called: its own, that of what a partial wraps, or that of its class."""
+    name = getattr(function, "__name__", None)
+    if isinstance(name, str):
+        return name
+    if isinstance(function, functools.partial):
+        return function_name(function.func)
+    return type(function).__name__
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names, with ``_2``, ``_3`` and so on behind those that came before."""
+    unique: list[str] = []
+    for name in names:
+        candidate, number = name, 1
+        while candidate in unique:
+            number += 1
+            candidate = f"{name}_{number}"
+        unique.append(candidate)
+    return unique
+
+
+def check_columns(name: str, function: RewardFunction, columns: Iterable[str]) -> None:
+    """Raise RewardError unless a function can be called with these columns of the dataset."""
+    offered = dict.fromkeys([*_GIVEN, *columns])
+    _arguments(name, function, offered, sorted(set(columns)))
+
+
+def call(name: str, function: RewardFunction, offered: Mapping[str, Any]) -> Any:
+    """Call a function with those of the offered arguments that it takes.
+
+    Args:
+        name: Of the function, for messages.
+        function: Anything that can be called; an async one runs in an event loop of its own thread.
+        offered: ``prompts``, ``completions``, the columns and what else TRL passes.
+
+    Returns:
+        Its result, or for an async function a ``concurrent.futures.Future`` of it.
+
+    Raises:
+        RewardError: It needs something that is not offered.
+    """
+    columns = sorted(set(offered) - set(_GIVEN))
+    arguments, named = _arguments(name, function, offered, columns)
+    result = function(*arguments, **named)
+    if inspect.isawaitable(result):
+        return asyncio.run_coroutine_threadsafe(_awaited(result), _event_loop(os.getpid()))
+    return getattr(result, "detach", lambda: result)()
+
+
+def as_chat(prompts: Sequence[Any], completions: Sequence[Any]) -> list[Any]:
+    """``[B]`` completions; the texts that answer a chat as ``[{"role": "assistant", "content": text}]``, as in TRL."""
+    return [
+        [{"role": "assistant", "content": text}] if isinstance(text, str) and not isinstance(prompt, str) else text
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+
+
+_GIVEN = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+_LEADING = ("prompts", "completions")
+
+
+def _arguments(
+    name: str, function: RewardFunction, offered: Mapping[str, Any], columns: Sequence[str]
+) -> tuple[list[Any], dict[str, Any]]:
+    target = getattr(function, "forward", function)  # a torch module's own __call__ takes anything
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (TypeError, ValueError):  # functions in C may have no signature
+        return [], dict(offered)
+    if target is not function and any(parameter.name == "input_ids" for parameter in parameters):
+        raise RewardError(f"reward {name!r} is a model that reads tokens; give a function that tokenises and calls it")
+    arguments: list[Any] = []
+    named: dict[str, Any] = {}
+    missing: list[str] = []
+    for place, parameter in enumerate(parameters):
+        key = parameter.name
+        if parameter.kind is parameter.VAR_KEYWORD:
+            taken = {each.name for each in parameters[:place] if each.kind is not each.POSITIONAL_ONLY} | set(named)
+            by_place = _LEADING[: len(arguments)]
+            named |= {each: value for each, value in offered.items() if each not in taken and each not in by_place}
+        elif parameter.kind is parameter.POSITIONAL_ONLY or (_unread(parameter) and len(arguments) == place < 2):
+            if place < len(_LEADING):
+                arguments.append(offered[_LEADING[place]])
+            elif parameter.default is parameter.empty:
+                missing.append(key)
+        elif parameter.kind is not parameter.VAR_POSITIONAL:
+            if key in offered:
+                named[key] = offered[key]
+            elif parameter.default is parameter.empty:
+                missing.append(key)
+    if missing:
+        have = ", ".join(columns) or "none"
+        raise RewardError(
+            f"reward {name!r} does not fit the columns of the dataset ({have}): it needs {', '.join(missing)}; "
+            "it is called as f(prompts=..., completions=..., **columns)"
+        )
+    return arguments, named
+
+
+def _unread(parameter: inspect.Parameter) -> bool:
+    # lambda _, completions, **columns
+    return parameter.name.startswith("_") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+@functools.lru_cache(maxsize=1)
+def _event_loop(process: int) -> asyncio.AbstractEventLoop:
+    # One loop for all calls, since HTTP clients stay bound to theirs; by process, since a fork loses the thread.
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="async rewards", daemon=True).start()
+    return loop
