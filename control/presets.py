@@ -11,7 +11,7 @@ from typing import Any
 
 from r2vpo.control.config import ControlConfig
 from r2vpo.errors import ConfigError
-from r2vpo.validation import check_names, upgraded
+from r2vpo.validation import check_names, check_values, upgraded
 
 ON_POLICY = {
     "num_envs": 4,
@@ -78,6 +78,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     """
     settings = upgraded(settings)
     check_names(ControlConfig, settings)
+    check_values(ControlConfig, settings)
     if settings.get("preset") == "fast" and settings.get("algo") == "on-policy":
         raise ConfigError("preset", "fast", "'default' with algo='on-policy': the fast one collects ahead and replays")
     if settings.get("preset") == "fast":

@@ -21,6 +21,7 @@ from r2vpo.validation import (
     check_fields,
     check_names,
     check_objective,
+    check_values,
     upgraded,
 )
 
@@ -277,4 +278,5 @@ def resolve_config(settings: dict[str, Any]) -> LLMConfig:
     """
     settings = upgraded(settings)
     check_names(LLMConfig, settings)
+    check_values(LLMConfig, settings)
     return LLMConfig(**{**preset(settings), **settings})

@@ -29,9 +29,13 @@ _FORMER_NAMES = ("eps", "eps_low", "eps_high", "cap", "level")
 
 def check_fields(settings: Any, kind: type) -> None:
     """Raise ConfigError for the first field that ``kind`` itself declares whose value its annotation does not allow."""
-    for name, hint in _annotations(kind).items():
-        value = getattr(settings, name)
-        problem = _problem(value, hint)
+    check_values(kind, {name: getattr(settings, name) for name in _annotations(kind)})
+
+
+def check_values(kind: type, values: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first of these values that the annotation of its field does not allow."""
+    for name, value in values.items():
+        problem = _problem(value, _annotations(kind)[name])
         if problem is not None:
             raise ConfigError(name, value, problem)
 
