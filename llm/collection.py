@@ -19,7 +19,9 @@ from r2vpo.llm.data.prompts import row_tokens
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling, context_length
 from r2vpo.llm.experience import pack
-from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score_rows
+from r2vpo.llm.rewards.calling import RewardFunction, TrainerState
+from r2vpo.llm.rewards.scoring import RewardBatch, score_rows
+from r2vpo.llm.rewards.watch import VerdictWatch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -105,6 +107,12 @@ class Group:
     """``[G]``; NaN where there is no verdict."""
     excluded: dict[str, int] = field(default_factory=dict)
     """Missing verdicts by reward function."""
+    errors: dict[str, str] = field(default_factory=dict)
+    """What reward functions raised."""
+    logged: dict[str, list[float]] = field(default_factory=dict)
+    """What they gave to ``log_metric``."""
+    extra: dict[str, list[Any]] = field(default_factory=dict)
+    """What they gave to ``log_extra``, ``[G]`` each."""
 
     @property
     def mixed(self) -> bool:
@@ -141,6 +149,9 @@ class Collector:
         """Completions of an iteration."""
         self.generated = 0
         """Completions generated so far, those that dynamic sampling threw away included."""
+        self.state = TrainerState(max_steps=-(-config.total_rollouts // self.size))
+        """What the reward functions are told about the run."""
+        self.watch = VerdictWatch()
 
     def collect(self) -> tuple[list[Group], dict[str, float]]:
         """Groups of one iteration, and how long generating and verifying took, in seconds.
@@ -165,7 +176,9 @@ class Collector:
         texts = [self.decode(completion.tokens.tolist()) for completion in completions]
         weights = self.config.reward_weights or (1.0,) * len(self.functions)
         rows = [problem.row for problem in problems]
-        return score_rows(self.functions, weights, rows, self.config.prompt_column, texts)
+        tokens = [completion.tokens.tolist() for completion in completions]
+        told = {"completion_ids": tokens, "trainer_state": self.state}
+        return score_rows(self.functions, weights, rows, self.config.prompt_column, texts, **told)
 
     def _round(self, count: int, seconds: dict[str, float]) -> list[Group]:
         problems = self.stream.take(count)
@@ -182,7 +195,10 @@ class Collector:
         groups = self._verified(own, completions)
         seconds["generate_seconds"] += generated - started
         seconds["verify_seconds"] += time.perf_counter() - generated
-        return self.processes.gather(groups)
+        groups = self.processes.gather(groups)
+        for group in groups:
+            self.watch.add(int((~np.isnan(group.rewards)).sum()), len(group.rewards), group.excluded, group.errors)
+        return groups
 
     def _verified(self, problems: Sequence[Problem], completions: Sequence[Completion]) -> list[Group]:
         size = self.config.group_size
@@ -191,11 +207,13 @@ class Collector:
         penalty = overlong_penalty(lengths, self.config.max_completion_tokens, self.config.overlong_tokens)
         rewards = np.where(batch.valid, batch.total + penalty, np.nan)
         groups = [
-            Group(problem, list(completions[i * size : (i + 1) * size]), rewards[i * size : (i + 1) * size])
+            Group(problem, list(completions[own]), rewards[own], extra={k: v[own] for k, v in batch.extra.items()})
             for i, problem in enumerate(problems)
+            for own in [slice(i * size, (i + 1) * size)]
         ]
         if groups:
-            groups[0].excluded = dict(batch.excluded)
+            groups[0].excluded, groups[0].errors = dict(batch.excluded), dict(batch.errors)
+            groups[0].logged = batch.logged
         return groups
 
 
@@ -231,6 +249,8 @@ def describe(groups: Sequence[Group]) -> dict[str, Any]:
     for group in groups:
         for name, number in group.excluded.items():
             excluded[name] = excluded.get(name, 0) + number
+    logged = {name: [v for g in groups for v in g.logged.get(name, ())] for group in groups for name in group.logged}
+    errors = {name: text for group in groups for name, text in group.errors.items()}
     return {
         "reward": float(known.mean()) if len(known) else None,
         "reward_std": float(known.std()) if len(known) else None,
@@ -240,6 +260,8 @@ def describe(groups: Sequence[Group]) -> dict[str, Any]:
         "completion_tokens_mean": float(np.mean(lengths)) if lengths else 0.0,
         "generated_tokens": int(np.sum(lengths)),
         "truncated_fraction": float(np.mean([not c.finished for c in completions])) if completions else 0.0,
+        **({"reward_errors": errors} if errors else {}),
+        **({"reward_metrics": {name: float(np.mean(values)) for name, values in logged.items()}} if logged else {}),
     }
 
 

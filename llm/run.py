@@ -89,6 +89,7 @@ def take_snapshot(run: Run) -> dict[str, Any]:
         "generator": run.learner.generator.get_state(),
         "stream": run.collector.stream.dealt,
         "generated": run.collector.generated,
+        "judged": run.collector.watch.ever,
         "counters": {name: getattr(run, name) for name in _COUNTERS},
     }
 
@@ -108,6 +109,7 @@ def restore_snapshot(run: Run, tree: dict[str, Any]) -> None:
     run.learner.generator.set_state(tree["generator"])
     run.collector.stream.dealt = tree["stream"]
     run.collector.generated = tree["generated"]
+    run.collector.watch.ever = tree.get("judged", True)  # older checkpoints do not say
     for name in _COUNTERS:
         setattr(run, name, tree["counters"][name])
     run.engine.sync_weights(run.model, run.iterations)
@@ -123,6 +125,7 @@ def log_completions(run: Run, groups: Sequence[Group]) -> None:
             completion, reward = group.completions[index], float(group.rewards[index])
             lines.append(
                 {
+                    **{name: values[index] for name, values in group.extra.items()},
                     "step": run.rollouts,
                     "which": place,
                     "prompt": group.problem.row[run.config.prompt_column],

@@ -21,8 +21,8 @@ from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.learner import TokenLearner, half_precision
 from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained
 from r2vpo.llm.models.token_policy import TokenPolicy
+from r2vpo.llm.rewards.calling import RewardFunction, check_columns, reward_names
 from r2vpo.llm.rewards.registry import make_reward
-from r2vpo.llm.rewards.scoring import RewardFunction
 from r2vpo.llm.run import Run, restore_snapshot
 from r2vpo.llm.training import accuracy, finish_run, run_training
 from r2vpo.runs.checkpoint import load_tree
@@ -48,8 +48,8 @@ class R2VPOTrainer(Run):
 
     Args:
         model: Directory, hub name, a built-in name (see :attr:`LLMConfig.model`), or a loaded causal model.
-        reward_funcs: Names or functions ``f(prompts, completions, **columns) -> list[float | None]``, as in TRL; one
-            or several. None takes those of the config.
+        reward_funcs: Names or functions ``f(prompts=..., completions=..., **columns) -> list[float | None]``, called as
+            in TRL; one or several. None takes those of the config.
         config: Settings; ``settings`` are an alternative to it.
         train_dataset: Name or rows with a prompt column; None takes the config's.
         eval_dataset: Held-out rows or a name; None takes the config's.
@@ -124,6 +124,8 @@ class R2VPOTrainer(Run):
             check_context(model, config)
             problems = make_problems(rows, tokenizer, config)
             eval_problems = make_problems(eval_rows[: config.eval_problems], tokenizer, config)
+            for name, function in functions:
+                check_columns(name, function, rows, config.prompt_column)
             policy, generator = TokenPolicy(model, config.temperature), torch.Generator().manual_seed(config.seed)
             learner = TokenLearner(policy, config, generator, processes, tokenizer.pad_token_id)
             engine, engine_name = _start_engine(config, model, tokenizer)
@@ -222,7 +224,7 @@ def _sorted_arguments(
     if reward_funcs is not None:
         single = isinstance(reward_funcs, str) or callable(reward_funcs)
         given.rewards = [reward_funcs] if single else list(reward_funcs)  # type: ignore[list-item, arg-type]
-        settings["reward"] = tuple(f if isinstance(f, str) else f.__name__ for f in given.rewards)
+        settings["reward"] = reward_names(given.rewards)
     return given, settings
 
 
@@ -246,13 +248,14 @@ def _held_out_rows(config: LLMConfig, given: _Given) -> Sequence[Row]:
 
 def _reward_functions(config: LLMConfig, given: _Given) -> list[tuple[str, RewardFunction]]:
     functions: list[tuple[str, RewardFunction]] = []
-    for wanted in given.rewards if given.rewards is not None else config.reward:
+    rewards = given.rewards if given.rewards is not None else config.reward
+    for name, wanted in zip(reward_names(rewards), rewards, strict=True):
         if isinstance(wanted, str):
             verified = wanted in ("math_verify", "reasoning_gym")
             options = {"timeout_seconds": config.reward_timeout} if verified else {}
-            functions.append((wanted, make_reward(wanted, **options)))
+            functions.append((name, make_reward(wanted, **options)))
         else:
-            functions.append((wanted.__name__, wanted))
+            functions.append((name, wanted))
     return functions
 
 

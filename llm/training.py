@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2vpo.errors import OutOfMemory
+from r2vpo.errors import NoVerdicts, OutOfMemory
 from r2vpo.llm.collection import Collector, Group, Problem, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.engines.base import Sampling
@@ -42,6 +42,9 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
         run: New or restored; it is changed in place.
         callbacks: Called with the metrics of each iteration; False ends the training.
         progress_bar: Show a live line, in the main process.
+
+    Raises:
+        NoVerdicts: No completion of several iterations in a row had a reward, or none of the whole run.
     """
     config, stop = run.config, StopRequest()
     if run.first_accuracy is None and run.eval_problems and config.eval_every:
@@ -54,19 +57,21 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
             metrics = _iterate(run)
             _report(run, metrics, line)
             stop.by_callback |= any(callback(metrics) is False for callback in callbacks)
+            _end_iteration(run)
             if time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                 _checkpoint(run)
                 last_checkpoint = time.monotonic()
         _checkpoint(run)
     if stop.interrupted:
         raise KeyboardInterrupt
+    run.collector.watch.end_run()
 
 
 def _iterate(run: Run) -> dict[str, Any]:
     """One rollout and its update."""
     config = run.config
     started = time.perf_counter()
-    groups, seconds = run.collector.collect()
+    groups, seconds = _collect(run)
     iteration = to_iteration(groups, config)
     if iteration is not None:
         _settle_log_probs(run, iteration)
@@ -85,6 +90,20 @@ def _iterate(run: Run) -> dict[str, Any]:
         log_completions(run, groups)
         write_recent_tokens(run)
     return metrics
+
+
+def _collect(run: Run) -> tuple[list[Group], dict[str, float]]:
+    """An iteration's completions; where rewards or engine fail, the run is saved as it was before the iteration."""
+    collector = run.collector
+    collector.state.global_step = run.iterations
+    before = collector.stream.dealt, collector.generated
+    try:
+        return collector.collect()
+    except Exception:
+        collector.stream.dealt, collector.generated = before
+        if run.processes.count == 1:  # the others would be waited for
+            _checkpoint(run)
+        raise
 
 
 def _settle_log_probs(run: Run, iteration: dict[str, Tensor]) -> None:
@@ -122,6 +141,14 @@ def _watch_rewards(run: Run, groups: list[Group]) -> None:
             "completions.jsonl; easier or harder problems, another reward or more completions per prompt may help.",
             UNINFORMATIVE_LIMIT,
         )
+
+
+def _end_iteration(run: Run) -> None:
+    try:
+        run.collector.watch.end_iteration()
+    except NoVerdicts:
+        _checkpoint(run)
+        raise
 
 
 def _report(run: Run, metrics: dict[str, Any], line: LiveLine) -> None:

@@ -53,6 +53,10 @@ class RewardError(R2VPOError):
     """A reward function cannot be called, or returned something that is not one number or None an item."""
 
 
+class NoVerdicts(RewardError):
+    """The reward functions judged nothing for several iterations; the message names them and what they raised."""
+
+
 class OutOfMemory(R2VPOError):
     """Memory ran out; the message names the settings to lower."""
 

@@ -19,7 +19,8 @@ from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
 from r2vpo.llm.evaluation.completions import CompletionsFile, Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
 from r2vpo.llm.evaluation.tally import EvaluationResult, Tally
-from r2vpo.llm.rewards.scoring import RewardBatch, RewardFunction, score_rows
+from r2vpo.llm.rewards.calling import RewardFunction, function_name
+from r2vpo.llm.rewards.scoring import RewardBatch, score_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -114,7 +115,7 @@ class _Answerer:
         self, engine: RolloutEngine, tokenizer: PreTrainedTokenizerBase, reward: Reward, protocol: EvaluationProtocol
     ) -> None:
         self.engine, self.tokenizer, self.protocol = engine, tokenizer, protocol
-        named = [(getattr(reward, "__name__", type(reward).__name__), reward)] if callable(reward) else reward
+        named = [(function_name(reward), reward)] if callable(reward) else reward
         self.functions: list[tuple[str, RewardFunction]] = list(named)
 
     def answer(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Line]]:
@@ -126,7 +127,14 @@ class _Answerer:
         texts = [[self._text(completion) for completion in group] for group in groups]
         repeated = [row for row in chosen for _ in range(answers)]
         flat = [text for group in texts for text in group]
-        batch = score_rows(self.functions, [1.0] * len(self.functions), repeated, self.protocol.prompt_column, flat)
+        batch = score_rows(
+            self.functions,
+            [1.0] * len(self.functions),
+            repeated,
+            self.protocol.prompt_column,
+            flat,
+            completion_ids=[completion.tokens.tolist() for group in groups for completion in group],
+        )
         count = max(1, len(flat))
         seconds = {
             "generate_seconds": (generated - started) / count,

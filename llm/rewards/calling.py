@@ -37,22 +37,28 @@ def function_name(function: Any) -> str:
     return type(function).__name__
 
 
-def unique_names(names: Iterable[str]) -> list[str]:
-    """The names, with ``_2``, ``_3`` and so on behind those that came before."""
+def reward_names(rewards: Iterable[str | RewardFunction]) -> tuple[str, ...]:
+    """A name of its own for each function, with ``_2``, ``_3`` and so on where needed; a text is a name already."""
     unique: list[str] = []
-    for name in names:
-        candidate, number = name, 1
-        while candidate in unique:
+    for reward in rewards:
+        base = name = reward if isinstance(reward, str) else function_name(reward)
+        number = 1
+        while name in unique and not isinstance(reward, str):
             number += 1
-            candidate = f"{name}_{number}"
-        unique.append(candidate)
-    return unique
+            name = f"{base}_{number}"
+        unique.append(name)
+    return tuple(unique)
 
 
-def check_columns(name: str, function: RewardFunction, columns: Iterable[str]) -> None:
-    """Raise RewardError unless a function can be called with these columns of the dataset."""
-    offered = dict.fromkeys([*_GIVEN, *columns])
-    _arguments(name, function, offered, sorted(set(columns)))
+def reward_columns(rows: Iterable[Mapping[str, Any]], prompt_column: str) -> list[str]:
+    """The columns of rows that reward functions are given: all but the prompt, and none with a name of ours."""
+    return sorted({name for row in rows for name in row} - {prompt_column, "prompts", "completion", "completions"})
+
+
+def check_columns(name: str, function: RewardFunction, rows: Iterable[Mapping[str, Any]], prompt_column: str) -> None:
+    """Raise RewardError unless a function can be called with the columns of a dataset."""
+    columns = reward_columns(rows, prompt_column)
+    _arguments(name, function, dict.fromkeys([*_GIVEN, *columns]), columns)
 
 
 def call(name: str, function: RewardFunction, offered: Mapping[str, Any]) -> Any:

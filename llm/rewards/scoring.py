@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.errors import ConfigError, R2VPOError, RewardError
-from r2vpo.llm.rewards.calling import RewardFunction, TrainerState, as_chat, call
+from r2vpo.llm.rewards.calling import RewardFunction, TrainerState, as_chat, call, reward_columns
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,7 @@ def score_rows(
     **given: Any,
 ) -> RewardBatch:
     """:func:`score` of answers to rows of a dataset, one each; the functions are given every other column."""
-    names = sorted({name for row in rows for name in row} - {prompt_column, "prompts", "completion", "completions"})
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns = {name: [row.get(name) for row in rows] for name in reward_columns(rows, prompt_column)}
     return score(functions, weights, [row[prompt_column] for row in rows], completions, columns, **given)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from r2vpo.errors import RewardError
 from r2vpo.llm.rewards import TrainerState, make_reward, score
-from r2vpo.llm.rewards.calling import check_columns, function_name, unique_names
+from r2vpo.llm.rewards.calling import check_columns, function_name, reward_names
 
 PROMPTS, COMPLETIONS, ANSWERS = ["1+1=", "2+2="], ["2", "5"], ["2", "4"]
 CHATS = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
@@ -185,10 +185,11 @@ def test_what_a_function_needs_and_is_not_there_is_named_and_nothing_takes_its_p
 
 
 def test_columns_are_checked_before_the_first_call():
-    check_columns("f", completions_first, ["answer"])
-    check_columns("f", lambda completions, completion_ids, trainer_state: [], ["answer"])
-    with pytest.raises(RewardError, match="it needs answer"):
-        check_columns("f", completions_first, ["question"])
+    rows = [{"prompt": "1+1="}, {"prompt": "2+2=", "answer": "4"}]
+    check_columns("f", completions_first, rows, "prompt")
+    check_columns("f", lambda completions, completion_ids, trainer_state: [], rows, "prompt")
+    with pytest.raises(RewardError, match=r"dataset \(prompt\): it needs answer"):
+        check_columns("f", completions_first, rows, "answer")
 
 
 def test_an_async_function_that_raises_is_noted_like_any_other(caplog):
@@ -223,4 +224,6 @@ def test_names():
     assert [function_name(function) for function in functions] == [
         *("completions_first", "completions_first", "Judge", "method", "<lambda>")
     ]
-    assert unique_names(["f", "g", "f", "f_2", "f"]) == ["f", "g", "f_2", "f_2_2", "f_3"]
+    assert reward_names(["exact", judge, judge.method, Judge(), lambda x: x, lambda x: x]) == (
+        *("exact", "Judge", "method", "Judge_2", "<lambda>", "<lambda>_2"),
+    )
