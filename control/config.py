@@ -15,6 +15,7 @@ from r2vpo.validation import (
     NonNegative,
     ObjectiveKwargs,
     Positive,
+    Seed,
     Whole,
     check_dual,
     check_fields,
@@ -26,6 +27,47 @@ Preset = Literal["default", "fast"]
 LogStd = Annotated[float, Interval(ge=-20, le=20)]
 
 
+def _called(name: str, more: str = "") -> str:
+    return f"it is called {name} here{more}"
+
+
+_ELSEWHERE = {
+    "n_steps": _called("rollout_steps", ", steps of each environment"),
+    "batch_size": _called("minibatch_size"),
+    "n_epochs": _called("epochs"),
+    "n_envs": _called("num_envs"),
+    "ent_coef": _called("entropy_coef"),
+    "vf_coef": _called("value_coef"),
+    "target_kl": _called("delta", ": the target of the ratio variance, about twice the KL divergence"),
+    "kl_coef": _called("lam", "; it moves by itself unless dual='fixed'"),
+    "normalize_advantage": _called("normalize_advantages"),
+    "norm_obs": _called("normalize_observations"),
+    "norm_reward": _called("normalize_rewards"),
+    "total_timesteps": _called("total_steps", ", or is given to learn()"),
+    "env_id": _called("env"),
+    "lr": _called("learning_rate"),
+    "discount": _called("gamma"),
+    "lam_gae": _called("gae_lambda"),
+    "net_arch": _called("hidden_sizes", "; actor and critic have the same"),
+    "log_std": _called("log_std_init"),
+    "buffer_size": _called("buffer_iterations", ", counted in iterations"),
+    "gradient_steps": _called("utd", ", relative to the epochs"),
+    "train_freq": _called("rollout_steps", ", steps of each environment"),
+    "clip_range": "R²VPO does not clip; objective='ppo_clip' does, with objective_kwargs={'eps': ...}",
+    "clip_range_vf": "the value function is not clipped here",
+    "verbose": "learn(progress_bar=True) shows the live line, --quiet hides it",
+    "tensorboard_log": "run_dir gets the events for TensorBoard, with everything else of the run",
+    "policy_kwargs": "hidden_sizes, log_std_init, log_std_min and log_std_max are settings of their own; layers are tanh",
+    "policy": "the policy is always a Gaussian one; hidden_sizes sets its layers",
+    "use_sde": "there is no state-dependent exploration; the noise is Gaussian",
+    "sde_sample_freq": "there is no state-dependent exploration; the noise is Gaussian",
+    "device": "networks this small are fastest on the CPU, where they always are",
+    "stats_window_size": "returns are the mean over the last 20 episodes",
+    "learning_starts": "learning starts with the first rollout",
+    "tau": "there are no target networks",
+}
+
+
 @dataclass(frozen=True)
 class ControlConfig:
     """Settings of one run; the defaults are those of R²VPO off-policy. A preset changes some, what is given wins."""
@@ -35,6 +77,8 @@ class ControlConfig:
         *("buffer_iterations", "utd", "num_envs", "learning_rate"),
     )
     """Settings that ``--help`` shows; ``--help-advanced`` shows all."""
+    ELSEWHERE: ClassVar[dict[str, str]] = _ELSEWHERE
+    """What the names that Stable-Baselines3 and others give to settings are here."""
 
     env: str = "HalfCheetah-v5"
     """Gymnasium id of the environment."""
@@ -44,7 +88,7 @@ class ControlConfig:
     """Surrogate objective; ppo_clip makes this trainer PPO."""
     total_steps: Count = 1_000_000
     """Environment steps to train for, rounded up to whole rollouts."""
-    seed: Whole = 0
+    seed: Seed = 0
     """Seed of everything random. Same seed, same run, bit for bit on one machine."""
 
     preset: Preset = "default"

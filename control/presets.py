@@ -78,7 +78,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     """
     settings = upgraded(settings)
     check_names(ControlConfig, settings)
-    check_values(ControlConfig, settings)
+    settings = check_values(ControlConfig, settings)
     if settings.get("preset") == "fast" and settings.get("algo") == "on-policy":
         raise ConfigError("preset", "fast", "'default' with algo='on-policy': the fast one collects ahead and replays")
     if settings.get("preset") == "fast":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import cache
@@ -16,6 +18,7 @@ from r2vpo.errors import ConfigError
 
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, le=2**63 - 1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
@@ -28,24 +31,41 @@ _FORMER_NAMES = ("eps", "eps_low", "eps_high", "cap", "level")
 
 
 def check_fields(settings: Any, kind: type) -> None:
-    """Raise ConfigError for the first field that ``kind`` itself declares whose value its annotation does not allow."""
-    check_values(kind, {name: getattr(settings, name) for name in _annotations(kind)})
+    """Raise ConfigError for the first field that ``kind`` itself declares whose value its annotation does not allow.
+
+    Numbers of other libraries become Python's in the settings, and whole ones where an int is wanted ints.
+    """
+    values = {name: getattr(settings, name) for name in _annotations(kind)}
+    for name, value in check_values(kind, values).items():
+        object.__setattr__(settings, name, value)  # they may be frozen
 
 
-def check_values(kind: type, values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for the first of these values that the annotation of its field does not allow."""
+def check_values(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """These values as Python's own; raises ConfigError for the first that the annotation of its field leaves out."""
+    checked = {}
     for name, value in values.items():
-        problem = _problem(value, _annotations(kind)[name])
+        hint = _annotations(kind)[name]
+        checked[name] = _plain(value, hint)
+        problem = _problem(checked[name], hint)
         if problem is not None:
             raise ConfigError(name, value, problem)
+    return checked
 
 
 def check_names(kind: type, settings: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a name that is not a field of the dataclass ``kind``."""
+    """Raise ConfigError for a name that is not a field of the dataclass ``kind``.
+
+    Its ``ELSEWHERE``, where it has one, says what the names of other libraries are here.
+    """
     known = [f.name for f in fields(kind)]
     for name, value in settings.items():
-        if name not in known:
-            raise ConfigError(name, value, f"left out; the settings are {', '.join(known)}")
+        if name in known:
+            continue
+        answer = getattr(kind, "ELSEWHERE", {}).get(name)
+        if answer is None:
+            close = difflib.get_close_matches(name, known, n=3)
+            answer = (f"did you mean {', '.join(close)}? " if close else "") + f"The settings are {', '.join(known)}"
+        raise ConfigError(name, value, f"left out: {answer}")
 
 
 def check_objective(settings: Any) -> None:
@@ -85,6 +105,29 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def _annotations(kind: type) -> dict[str, Any]:
     return inspect.get_annotations(kind, eval_str=True)
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Numbers, arrays and scalars of NumPy or torch as Python's; 1e3 as an int where ``hint`` has one."""
+    if hasattr(value, "tolist") and not isinstance(value, type):
+        value = value.tolist()
+    if get_origin(hint) is Annotated:
+        return _plain(value, get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        for option in get_args(hint):  # the first that takes the value, else the value goes on to be refused
+            plain = _plain(value, option)
+            if _problem(plain, option) is None:
+                return plain
+        return value
+    if isinstance(value, list | tuple):
+        is_tuple = get_origin(hint) is tuple
+        items = [_plain(item, get_args(hint)[0] if is_tuple else None) for item in value]
+        return tuple(items) if is_tuple else type(value)(items)
+    if isinstance(value, Mapping):
+        return {name: _plain(item, None) for name, item in value.items()}
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        value = int(value) if isinstance(value, numbers.Integral) else float(value)
+    return int(value) if hint is int and isinstance(value, float) and value.is_integer() else value
 
 
 def _problem(value: Any, hint: Any) -> str | None:
@@ -138,5 +181,9 @@ def _number_problem(value: Any, kind: type, bounds: Sequence[Any]) -> str | None
     if inside and all(value > low if is_open else value >= low for low, _, is_open in lows):
         return None
     words = "a whole number" if kind is int else "a finite number"
-    words += "".join(f" {text} {low:g}" for low, text, _ in lows)
-    return words + (f" and at most {high:g}" if high < math.inf else "")
+    words += "".join(f" {text} {_short(low)}" for low, text, _ in lows)
+    return words + (f" and at most {_short(high)}" if high < math.inf else "")
+
+
+def _short(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"

@@ -1,9 +1,12 @@
 """Settings are checked against their annotations, and the error says what is allowed."""
 
+import json
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from fractions import Fraction as Fraction_
+from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 import pytest
 from annotated_types import Ge, Interval, MinLen
 
@@ -39,12 +42,15 @@ class Settings:
     sizes: Annotated[tuple[Count, ...], MinLen(1)] = (64,)
     words: tuple[str, ...] = ()
     kwargs: ObjectiveKwargs | None = None
+    either: Count | None = None
+
+    ELSEWHERE: ClassVar[dict[str, str]] = {"n_count": "it is count here"}
 
 
 @pytest.mark.parametrize(
     ("field", "values", "allowed"),
     [
-        ("count", (0, -1, 1.0, True, "1", None), "a whole number of at least 1"),
+        ("count", (0, -1, 1.5, True, "1", None, math.inf), "a whole number of at least 1"),
         ("whole", (-1, 0.5, False), "a whole number of at least 0"),
         ("pair", (1,), "a whole number of at least 2"),
         ("positive", (0, -1.0, math.inf, math.nan, True, None), "a finite number above 0"),
@@ -56,7 +62,7 @@ class Settings:
         ("flag", (0, 1, "yes", None), "True or False"),
         ("name", (3, None), "a text"),
         ("kind", ("c", None, 0), "one of a, b"),
-        ("sizes", ((), (0,), 64, [64.0], None), "a non-empty sequence, each entry a whole number of at least 1"),
+        ("sizes", ((), (0,), 64, [64.5], None), "a non-empty sequence, each entry a whole number of at least 1"),
         ("words", ("x", (1,)), "a sequence, each entry a text"),
         ("kwargs", ([1], {1: 2}), "a mapping from names to values, or None"),
     ],
@@ -83,9 +89,40 @@ def test_what_an_annotation_allows_passes(field, value):
     check_fields(Settings(**{field: value}), Settings)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "plain"),
+    [
+        ("count", np.int64(2), 2),
+        ("count", 1e3, 1000),
+        ("count", np.float32(8), 8),
+        ("whole", np.uint8(0), 0),
+        ("positive", np.float64(0.25), 0.25),
+        ("positive", Fraction_(1, 4), 0.25),
+        ("positive", np.int32(3), 3),
+        ("optional", np.float32(0.5), 0.5),
+        ("flag", np.bool_(True), True),
+        ("sizes", np.array([64, 32]), (64, 32)),
+        ("sizes", [np.int64(8), 8.0], (8, 8)),
+        ("kwargs", {"eps": np.float64(0.5)}, {"eps": 0.5}),
+        ("either", np.int64(3), 3),
+        ("either", 2.0, 2),
+    ],
+)
+def test_numbers_of_any_library_become_pythons(field, value, plain):
+    settings = Settings(**{field: value})
+    check_fields(settings, Settings)
+    held = getattr(settings, field)
+    assert (held, json.dumps(held)) == (plain, json.dumps(plain))
+    assert type(held) is type(plain)
+
+
 def test_unknown_names_are_answered_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"n_envs=4 .* the settings are count, whole"):
-        check_names(Settings, {"count": 1, "n_envs": 4})
+    with pytest.raises(ConfigError, match=r"envs=4 .* The settings are count, whole"):
+        check_names(Settings, {"count": 1, "envs": 4})
+    with pytest.raises(ConfigError, match=r"postive=4 .* did you mean positive"):
+        check_names(Settings, {"postive": 4})
+    with pytest.raises(ConfigError, match=r"n_count=4 is not allowed: n_count must be left out: it is count here"):
+        check_names(Settings, {"n_count": 4})
 
 
 @pytest.mark.parametrize(
