@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from r2vpo.control.config import ControlConfig
-from r2vpo.envs.tasks.table import TASKS
 from r2vpo.errors import ConfigError
 from r2vpo.validation import check_names, upgraded
 
@@ -117,6 +116,12 @@ class CompareCommand:
 Videos = Literal["none", "best-worst"]
 
 
+def _ten_tasks() -> tuple[str, ...]:
+    from r2vpo.envs.tasks.table import TASKS  # loads Gymnasium, which other commands' --help need not wait for
+
+    return tuple(task.id for task in TASKS)
+
+
 @dataclass(frozen=True)
 class StudyCommand:
     """Train algorithms on tasks and seeds, each cell once, and evaluate all of them alike.
@@ -125,7 +130,7 @@ class StudyCommand:
     and so does --resume; a changed command on the same folder adds cells to those that are there.
     """
 
-    env: tuple[str, ...] = tuple(task.id for task in TASKS)
+    env: tuple[str, ...] = field(default_factory=_ten_tasks)
     """Gymnasium ids."""
     algos: tuple[str, ...] = ("r2vpo-on", "r2vpo-off", "ppo", "ppo-replay", "spo", "sb3-ppo")
     """Algorithms; sb3-sac, sb3-td3 and sb3-trpo on request."""

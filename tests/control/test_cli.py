@@ -92,11 +92,21 @@ def test_resume_takes_no_settings(run, capsys):
 
 def test_objective_and_hyperparameters_reach_the_run(tmp_path):
     words = [*QUICK, "--total-steps", "256", "--eval-episodes", "0", "--quiet"]
-    words += ["--objective", "ppo_clip", "--eps", "0.3", "--algo", "on-policy", "--run-dir", str(tmp_path / "run")]
+    words += [
+        "--objective",
+        "ppo_clip",
+        "--objective-kwargs",
+        "eps",
+        "0.3",
+        "--algo",
+        "on-policy",
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
     assert main(["control", "train", *words]) == 0
     with RunDirectory(tmp_path / "run") as directory:
         config = directory.config()
-    assert (config["objective"], config["eps"], config["algo"]) == ("ppo_clip", 0.3, "on-policy")
+    assert (config["objective"], config["objective_kwargs"], config["algo"]) == ("ppo_clip", {"eps": 0.3}, "on-policy")
 
 
 @pytest.mark.parametrize(
