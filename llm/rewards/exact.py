@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
-from r2vpo.llm.rewards.text import Completion, completion_text, judged, last_answer_line, last_boxed, last_number
+from r2vpo.llm.rewards.numbers import last_number, only_number
+from r2vpo.llm.rewards.text import Completion, completion_text, judged, last_answer_line, last_boxed
 
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -28,19 +28,18 @@ def exact(
 def number(
     prompts: Sequence[Any], completions: Sequence[Completion], answer: Sequence[Any], **columns: Any
 ) -> list[float | None]:
-    """1 where the last number of the completion is the last number of the ground truth, else 0.
+    r"""1 where the last number of the completion, or of its last ``\boxed{}``, is the ground truth, else 0.
 
-    Numbers are compared by value and exactly: 1,000 is 1000.0. A ground truth may hold text around its number, as
-    GSM8K's ``... #### 72`` does; one without a number gives None.
+    Numbers are compared by value and exactly: 1,000 is 1000.0, 1/4 is 0.25. A ground truth may hold text around its
+    number, as GSM8K's ``... #### 72`` does; one that holds none, several, or something else such as 10:30, gives
+    None. See :mod:`r2vpo.llm.rewards.numbers` for what is read.
     """
     return judged(completions, answer, _same_number)
 
 
 def _same_number(text: str, truth: str) -> float | None:
-    found, expected = last_number(text), last_number(truth)
-    if expected is None:
-        return None
-    return float(found is not None and Decimal(found) == Decimal(expected))
+    expected = only_number(truth)
+    return None if expected is None else float(last_number(text) == expected)
 
 
 def boxed_format(prompts: Sequence[Any], completions: Sequence[Completion], **columns: Any) -> list[float | None]:

@@ -65,7 +65,7 @@ def _check_options(name: str, target: Any, options: dict[str, Any]) -> None:
             raise ConfigError(key, value, f"left out; {name} takes {', '.join(known) or 'no options'}")
 
 
-def _checked(name: str, function: Any) -> RewardFunction:
+def _checked(name: str, function: object) -> RewardFunction:
     if not callable(function):
         raise ConfigError("reward", name, "a class whose objects can be called")
     return function

@@ -15,10 +15,6 @@ Completion = str | Sequence[Mapping[str, Any]]
 _BOXED = "\\boxed{"
 _BRACES = re.compile(r"\\.|\{+|\}+", re.DOTALL)
 _ANSWER_LINE = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
-_NUMBER = re.compile(
-    r"(?:(?<![0-9A-Za-z.)\]}])[-+])?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
-)
 
 
 def completion_text(completion: Completion) -> str:
@@ -64,16 +60,6 @@ def last_answer_line(text: str) -> str | None:
     """What follows the last ``Answer:`` (any case) up to the end of its line; None without one."""
     found = _last(_ANSWER_LINE.finditer(text))
     return found.group(1) if found else None
-
-
-def last_number(text: str) -> str | None:
-    """The last decimal number, without thousands separators; None without one.
-
-    Only the ASCII digits count: other Unicode digits are not what an answer is written with, and Python would
-    accept them in silence. A minus sign after a digit or a letter is a dash, as in ``3-5``.
-    """
-    found = _last(_NUMBER.finditer(text.replace("\u2212", "-")))
-    return found.group().replace(",", "").removeprefix("+") if found else None
 
 
 def ground_truth_text(answer: Any) -> str | None:

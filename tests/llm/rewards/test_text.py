@@ -7,7 +7,8 @@ import pytest
 from r2vpo.errors import RewardError
 from r2vpo.llm.rewards.exact import answer_format, boxed_format, exact, number, think_format
 from r2vpo.llm.rewards.math_dapo import math_dapo, math_dapo_strict, normalize_answer
-from r2vpo.llm.rewards.text import completion_text, last_answer_line, last_boxed, last_number
+from r2vpo.llm.rewards.numbers import last_number
+from r2vpo.llm.rewards.text import completion_text, last_answer_line, last_boxed
 
 MEGABYTE = 1_000_000
 HUGE = [
@@ -74,14 +75,14 @@ def test_last_boxed(text, content):
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("1 then 2", "2"),
-        ("costs $1,234.50.", "1234.50"),
-        ("12,34", "34"),
-        ("range 3-5", "5"),
-        ("x = -5", "-5"),
-        ("x = \u2212.5", "-.5"),
-        ("+7", "7"),
-        ("\\frac{1}{2}-3", "3"),
+        ("1 then 2", 2),
+        ("costs $1,234.50.", 1234.5),
+        ("12,34", None),
+        ("range 3-5", None),
+        ("x = -5", -5),
+        ("x = \u2212.5", -0.5),
+        ("+7", 7),
+        ("\\frac{1}{2}-3", None),
         ("\u0663\u0664", None),  # Arabic-Indic digits
         ("\uff11\uff12", None),  # full-width digits
         ("none", None),
