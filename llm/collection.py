@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from r2vpo.advantages import group_relative_advantages
 from r2vpo.errors import ConfigError, RolloutError
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.data.prompts import row_tokens
+from r2vpo.llm.data.rows import fingerprint
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling, context_length
 from r2vpo.llm.experience import pack
@@ -51,6 +53,11 @@ class PromptStream:
         self.dealt = 0
         self._pass = -1
         self._order: list[int] = []
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the rows, by which a resumed run finds out that its dataset has changed."""
+        return fingerprint(problem.row for problem in self.problems)
 
     def take(self, count: int) -> list[Problem]:
         """The next ``count`` problems."""

@@ -89,6 +89,7 @@ def take_snapshot(run: Run) -> dict[str, Any]:
         "generator": run.learner.generator.get_state(),
         "stream": run.collector.stream.dealt,
         "generated": run.collector.generated,
+        "dataset": run.collector.stream.fingerprint,
         "judged": run.collector.watch.ever,
         "counters": {name: getattr(run, name) for name in _COUNTERS},
     }
@@ -98,10 +99,16 @@ def restore_snapshot(run: Run, tree: dict[str, Any]) -> None:
     """Put back what :func:`take_snapshot` returned.
 
     Raises:
-        CheckpointError: It is not of such a run, or of another model.
+        CheckpointError: It is not of such a run, or of another model or dataset.
     """
     if tree.get("kind") != KIND:
         raise CheckpointError(f"the checkpoint is of kind {tree.get('kind')!r}, not {KIND!r}")
+    now = run.collector.stream.fingerprint
+    if tree.get("dataset", now) != now:  # older checkpoints do not say
+        raise CheckpointError(
+            f"dataset={run.config.dataset!r} has changed since the checkpoint ({tree['dataset']}; now {now}): give the "
+            "rows that the run was started with, or start a new run from its model"
+        )
     try:
         run.learner.load_state_dict(tree["learner"])
     except (KeyError, RuntimeError, ValueError) as error:

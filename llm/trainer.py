@@ -15,7 +15,7 @@ from r2vpo.errors import CheckpointError, ConfigError, RunDirectoryError
 from r2vpo.llm.collection import Collector, PromptStream, check_context, make_problems
 from r2vpo.llm.config import LLMConfig, resolve_config
 from r2vpo.llm.data.files import Row
-from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows
+from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows, with_prompts
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.learner import TokenLearner, half_precision
@@ -113,7 +113,8 @@ class R2VPOTrainer(Run):
         if config.torch_threads:
             torch.set_num_threads(config.torch_threads)
         processes = AcceleratedProcesses()
-        rows = _rows(config, config.dataset, "train") if given.rows is None else given.rows
+        own = None if given.rows is None else with_prompts(given.rows, config.prompt_column)
+        rows = _rows(config, config.dataset, "train") if own is None else own
         eval_rows = _held_out_rows(config, given)
         functions = _reward_functions(config, given)
         directory = None
@@ -238,7 +239,7 @@ def _rows(config: LLMConfig, name: str, split: str) -> Sequence[Row]:
 def _held_out_rows(config: LLMConfig, given: _Given) -> Sequence[Row]:
     """Rows to evaluate on; none where neither the caller nor the dataset has a held-out part."""
     if given.eval_rows is not None:
-        return given.eval_rows
+        return with_prompts(given.eval_rows, config.prompt_column)
     if config.eval_dataset is not None:
         return _rows(config, config.eval_dataset, "test")
     if given.rows is not None or not has_held_out_split(config.dataset):

@@ -117,7 +117,7 @@ def read_hub(name: str, split: str, limit: int | None = None) -> list[Row]:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         try:
             for number, line in enumerate(file, start=1):
                 if line.strip():
@@ -138,7 +138,7 @@ def _object(line: str, path: Path, number: int) -> Row:
 
 def _json_list(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError("dataset", str(path), f"a JSON list of objects ({error})") from error
     if not isinstance(rows, list):

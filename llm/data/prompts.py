@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from jinja2.exceptions import TemplateError
+
 from r2vpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def format_prompt(
         template: Put around a text in the place of ``{prompt}``; chat messages stay as they are.
 
     Raises:
-        ConfigError: Chat messages without a chat template, or a prompt without tokens.
+        ConfigError: Chat messages without a chat template or that it refuses, or a prompt without tokens.
     """
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if isinstance(row_prompt, str):
@@ -67,7 +69,13 @@ def format_prompt(
 def _chat(messages: list[Message], tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> list[int]:
     if system_prompt is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system_prompt}, *messages]
-    tokens: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False)
+    try:
+        tokens: Any = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except TemplateError as error:
+        field, value = ("system_prompt", system_prompt) if system_prompt is not None else ("prompt", messages)
+        raise ConfigError(field, value, f"something that the tokenizer's chat template takes ({error})") from error
     return [int(token) for token in tokens]
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ PROCEDURAL = ("arithmetic",)
 
 PROMPT_ALIASES = ("problem", "question")
 """Columns taken as the prompt where it is to be ``prompt`` and there is none."""
+
+ANSWER_ALIASES = ("solution", "ground_truth")
+"""Columns taken as the ground truth where it is to be ``answer`` and there is none; TRL's rewards read ``solution``."""
 
 
 def builtin_names() -> tuple[str, ...]:
@@ -48,7 +54,8 @@ def load_rows(
         split: Split to read. Single files and the benchmarks have only one, which any name gives.
         limit: Most rows; None gives all.
         prompt_column: Column that holds the prompt; the default also takes ``problem`` and ``question``.
-        answer_column: Column that holds the ground truth; the default also takes verl's ``reward_model.ground_truth``.
+        answer_column: Column that holds the ground truth; the default also takes ``solution``, ``ground_truth`` and
+            verl's ``reward_model.ground_truth``.
 
     Raises:
         ConfigError: Unknown name, missing or unreadable file, no rows, a missing column, a prompt that is neither
@@ -59,19 +66,22 @@ def load_rows(
     rows = _read(name, split, limit)
     if not rows:
         raise ConfigError("dataset", name, f"a dataset with rows; its split {split!r} is empty")
-    return [_normalised(row, i, name, prompt_column, answer_column) for i, row in enumerate(rows)]
+    return [_judgeable(row, index, prompt_column, answer_column) for index, row in enumerate(rows)]
 
 
 def as_rows(dataset: Any, limit: int | None = None) -> list[Row]:
-    """Rows of a dataset that is already in memory, or of a ``datasets.Dataset`` or ``IterableDataset``.
+    """Rows of a dataset that is already in memory, with texts as names of their columns.
 
     Args:
-        dataset: Rows, one after the other.
+        dataset: A ``datasets.Dataset`` or ``IterableDataset``, dicts one after the other, a pandas or polars data
+            frame, or an Arrow table.
         limit: Most rows; None gives all.
 
     Raises:
-        ConfigError: Not a dataset, several splits at once, no rows, or rows that are not objects.
+        ConfigError: Not a dataset, several splits at once, no rows, rows that are not objects, or two columns of one
+            name.
     """
+    dataset = _table_rows(dataset)
     if isinstance(dataset, Mapping):
         keys = ", ".join(map(str, dataset))
         raise ConfigError("dataset", type(dataset).__name__, f"a list of rows, or one split of a dataset: {keys}")
@@ -81,10 +91,81 @@ def as_rows(dataset: Any, limit: int | None = None) -> list[Row]:
     for index, row in enumerate(islice(dataset, limit)):
         if not isinstance(row, Mapping):
             raise ConfigError("dataset", type(row).__name__, f"made of rows that are dicts; row {index} is not")
-        rows.append(dict(row))
+        named = {str(name): value for name, value in row.items()}
+        if len(named) < len(row):
+            raise ConfigError("dataset", type(dataset).__name__, f"made of rows whose columns differ in name: {[*row]}")
+        rows.append(named)
     if not rows:
         raise ConfigError("dataset", type(dataset).__name__, "a dataset with rows; it is empty")
     return rows
+
+
+def with_prompts(rows: Iterable[Row], prompt_column: str = "prompt", answer_column: str = "answer") -> list[Row]:
+    """Rows with a prompt in the prompt's column, and a ground truth in its column where they have one.
+
+    Args:
+        rows: Of a dataset.
+        prompt_column: The default also takes :data:`PROMPT_ALIASES`.
+        answer_column: The default also takes :data:`ANSWER_ALIASES` and verl's ``reward_model.ground_truth``. NaN, the
+            missing value of tables, becomes None.
+
+    Raises:
+        ConfigError: No such column, or a prompt that is neither text nor chat messages, with row and column.
+    """
+    return [_with_prompt(row, index, prompt_column, answer_column) for index, row in enumerate(rows)]
+
+
+def _judgeable(row: Row, index: int, prompt_column: str, answer_column: str) -> Row:
+    row = _with_prompt(row, index, prompt_column, answer_column)
+    if answer_column not in row:
+        raise _no_column("answer_column", answer_column, row, index)
+    answer = row[answer_column]
+    return {**row, "prompt": row[prompt_column], "answer": None if answer is None else str(answer)}
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Number and digest of rows; of values that JSON does not know, only their type counts."""
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        values = sorted(row.items())
+        digest.update(json.dumps(values, skipkeys=True, default=lambda value: type(value).__name__).encode())
+        count += 1
+    return f"{count} rows, {digest.hexdigest()[:16]}"
+
+
+def _with_prompt(row: Row, index: int, prompt_column: str, answer_column: str) -> Row:
+    row = dict(row)
+    if prompt_column not in row:
+        alias = next((name for name in PROMPT_ALIASES if prompt_column == "prompt" and name in row), None)
+        if alias is None:
+            raise _no_column("prompt_column", prompt_column, row, index)
+        row["prompt"] = row[alias]
+    if hasattr(row[prompt_column], "tolist"):  # messages out of a data frame
+        row[prompt_column] = row[prompt_column].tolist()
+    prompt = row[prompt_column]
+    if not _is_prompt(prompt):
+        allowed = f"text or chat messages (role, content); row {index} of the dataset has {prompt!r:.80}"
+        raise ConfigError(prompt_column, prompt, allowed)
+    if answer_column == "answer" and "answer" not in row:
+        alias = next((name for name in ANSWER_ALIASES if name in row), None)
+        if alias is not None:
+            row["answer"] = row[alias]
+        elif isinstance(model := row.get("reward_model"), dict) and model.get("ground_truth") is not None:
+            row = verl_row(row)
+    if isinstance(answer := row.get(answer_column), float) and math.isnan(answer):
+        row[answer_column] = None
+    return row
+
+
+def _table_rows(dataset: Any) -> Any:
+    """Dicts where it is a table of columns; anything else as it is."""
+    library = type(dataset).__module__.partition(".")[0]
+    if library == "pandas" and hasattr(dataset, "columns"):
+        frame = dataset.convert_dtypes()  # a missing value turns a column of 72 into 72.0
+        return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    if library == "polars" and hasattr(dataset, "to_dicts"):
+        return dataset.to_dicts()
+    return dataset.to_pylist() if library == "pyarrow" and hasattr(dataset, "column_names") else dataset
 
 
 def _read(name: str, split: str, limit: int | None) -> list[Row]:
@@ -117,29 +198,18 @@ def _known(name: str) -> str:
     return f"one of {', '.join(builtin_names())}, an existing file or directory, or a hub name owner/name{hint}"
 
 
-def _normalised(row: Row, index: int, name: str, prompt_column: str, answer_column: str) -> Row:
-    if answer_column == "answer" and "answer" not in row and "reward_model" in row:
-        row = verl_row(row)
-    prompt = row[_column(row, index, "prompt_column", prompt_column, PROMPT_ALIASES)]
-    answer = row[_column(row, index, "answer_column", answer_column, ())]
-    if not _is_prompt(prompt):
-        raise ConfigError(
-            "dataset", name, f"made of prompts that are text or chat messages; row {index} has {prompt!r:.80}"
-        )
-    return {**row, "prompt": prompt, "answer": answer if answer is None else str(answer)}
-
-
-def _column(row: Row, index: int, field: str, column: str, aliases: Sequence[str]) -> str:
-    if column in row:
-        return column
-    if column == "prompt":
-        for alias in aliases:
-            if alias in row:
-                return alias
-    raise ConfigError(field, column, f"one of the columns {', '.join(sorted(map(str, row)))} (row {index})")
+def _no_column(field: str, column: str, row: Row, index: int) -> ConfigError:
+    return ConfigError(field, column, f"one of the columns {', '.join(sorted(row))} (row {index})")
 
 
 def _is_prompt(prompt: Any) -> bool:
-    if isinstance(prompt, list):
-        return bool(prompt) and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in prompt)
+    if isinstance(prompt, list | tuple):
+        return bool(prompt) and all(map(_is_message, prompt))
     return isinstance(prompt, str) and bool(prompt.strip())
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+        return False
+    # a turn that only calls a tool has no content
+    return isinstance(message["content"], str | list) or (message["content"] is None and "tool_calls" in message)

@@ -16,6 +16,7 @@ import torch
 from r2vpo.errors import CheckpointError, ConfigError, OutOfMemory, RewardError, RolloutError, RunDirectoryError
 from r2vpo.llm import R2VPOTrainer
 from r2vpo.llm.config import METHODS
+from r2vpo.llm.run import restore_snapshot, take_snapshot
 from r2vpo.runs.checkpoint import load_tree
 from r2vpo.runs.directory import read_metrics
 
@@ -263,7 +264,9 @@ def test_long_prompts_are_left_out_and_counted(caplog):
     ("settings", "error", "said"),
     [
         ({"rows": []}, ConfigError, "dataset"),
-        ({"rows": [{"question": "1+1="}]}, ConfigError, "prompt"),
+        ({"rows": [{"text": "1+1="}]}, ConfigError, "prompt_column='prompt'.*one of the columns text"),
+        ({"rows": [*ROWS[:3], {"prompt": None, "answer": "1"}]}, ConfigError, "prompt=None.*row 3"),
+        ({"rows": [{"prompt": "1+1="}]}, RewardError, "'starts_with_a_digit' does not fit.*it needs answer"),
         ({"rows": [{"prompt": "1" * 40}]}, ConfigError, "max_prompt_tokens=16"),
         ({"max_completion_tokens": 400}, ConfigError, "context is 128 tokens"),
         ({"reward": lambda prompts, completions, **columns: [1.0]}, RewardError, "returned"),
@@ -280,6 +283,25 @@ def test_bad_input_is_a_clear_error(settings, error, said):
         model.config.eos_token_id = model.generation_config.eos_token_id = None
     with pytest.raises(error, match=said):
         make(model=model, **settings).train(progress_bar=False)
+
+
+def test_a_dataset_that_changed_between_stop_and_resume_is_noticed(tmp_path):
+    make(run_dir=tmp_path / "run", total_rollouts=32, eval_every=0).train(progress_bar=False)
+    changed = [*ROWS[:-1], {**ROWS[-1], "answer": "99"}]
+    for rows in (changed, ROWS[:-1], ROWS[::-1]):
+        with pytest.raises(CheckpointError, match=r"dataset='given' has changed since the checkpoint \(100 rows"):
+            resume(tmp_path / "run", train_dataset=rows)
+    resume(tmp_path / "run").close()
+
+
+def test_a_checkpoint_without_a_fingerprint_is_taken(tmp_path):
+    trainer = make(run_dir=tmp_path / "run", total_rollouts=32, eval_every=0)
+    trainer.train(progress_bar=False)
+    tree = take_snapshot(trainer)
+    del tree["dataset"], tree["judged"]
+    restore_snapshot(trainer, tree)
+    trainer.close()
+    assert trainer.rollouts == 32
 
 
 def test_failed_start_leaves_the_folder_free_for_the_next_attempt(tmp_path):

@@ -45,6 +45,17 @@ def test_messages_without_a_chat_template_are_refused():
     assert error.value.field == "prompt"
 
 
+def test_what_a_chat_template_refuses_is_an_error_that_names_the_setting():
+    tokenizer = make_tokenizer()
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer.chat_template = refuse + CHAT_TEMPLATE
+    assert format_prompt("1+1", tokenizer) == plain("(1+1)=")
+    with pytest.raises(ConfigError, match=r"system_prompt='7'.*System role not supported"):
+        format_prompt("1+1", tokenizer, system_prompt="7")
+    with pytest.raises(ConfigError, match=r"prompt=.*System role not supported"):
+        format_prompt([{"role": "system", "content": "8"}, *MESSAGES], tokenizer)
+
+
 def test_an_end_of_text_that_a_tokenizer_adds_is_taken_off():
     from tokenizers import processors
 

@@ -1,12 +1,13 @@
 """Rows from files and from memory: what is read, normalised and refused."""
 
 import json
+import math
 
 import pytest
 from data_files import refused, write_lines, write_parquet
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.data.rows import as_rows, builtin_names, load_rows
+from r2vpo.llm.data.rows import as_rows, builtin_names, fingerprint, load_rows, with_prompts
 
 ROWS = [{"prompt": "1+1=", "answer": "2", "level": 1}, {"prompt": "2+2=", "answer": "4", "level": 2}]
 
@@ -117,7 +118,7 @@ def test_missing_column_lists_the_columns_there_are(tmp_path):
 @pytest.mark.parametrize("prompt", ["", "  ", None, 3, [], ["a"], [{"role": "user"}]], ids=repr)
 def test_prompts_that_are_neither_text_nor_messages(tmp_path, prompt):
     path = write_lines(tmp_path / "rows.jsonl", [{"prompt": prompt, "answer": "2"}])
-    assert "row 0" in refused("dataset", str(path))
+    assert "row 0" in refused("prompt", str(path))
 
 
 def test_limit_below_one():
@@ -134,6 +135,103 @@ def test_as_rows_copies_lists_and_reads_datasets():
     assert as_rows(dataset) == as_rows(dataset.to_iterable_dataset()) == ROWS
     with pytest.raises(ConfigError, match="train"):
         as_rows(datasets.DatasetDict(train=dataset))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    for name, text in (("rows.jsonl", "\n".join(map(json.dumps, ROWS))), ("rows.json", json.dumps(ROWS))):
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        assert load_rows(str(tmp_path / name)) == ROWS
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [None, math.nan, 3, 0.5, b"1+1=", "", " ", [], ["a"], [{"role": "user"}], [{"role": "user", "content": None}]],
+    ids=repr,
+)
+def test_a_prompt_in_memory_that_is_no_text_is_named_by_row_and_column(prompt):
+    rows = [ROWS[0], {"text": "2+2=", "prompt": "2+2="}]
+    rows[1]["prompt"] = prompt
+    with pytest.raises(ConfigError, match=r"prompt=.*text or chat messages.*row 1 of the dataset has") as error:
+        with_prompts(as_rows(rows))
+    assert error.value.field == "prompt"
+    with pytest.raises(ConfigError, match=r"^text=.*row 0"):
+        with_prompts([{"text": prompt}], "text")
+
+
+def test_chats_are_prompts_with_parts_and_tool_calls_too():
+    chats = [
+        [{"role": "user", "content": "1+1="}],
+        [{"role": "user", "content": [{"type": "text", "text": "1+1="}]}],
+        [{"role": "user", "content": "1"}, {"role": "assistant", "content": None, "tool_calls": []}],
+    ]
+    assert [row["prompt"] for row in with_prompts([{"prompt": chat} for chat in chats])] == chats
+
+
+@pytest.mark.parametrize("column", ["problem", "question"])
+@pytest.mark.parametrize(
+    "truth", [{"answer": "2"}, {"solution": "2"}, {"ground_truth": "2"}, {"reward_model": {"ground_truth": 2}}], ids=str
+)
+def test_usual_names_are_taken_in_memory_and_in_files(tmp_path, column, truth):
+    rows = [{column: "1+1=", **truth}]
+    (row,) = with_prompts(as_rows(rows))
+    assert row == {column: "1+1=", "prompt": "1+1=", **truth, "answer": "2"}
+    assert load_rows(str(write_lines(tmp_path / "rows.jsonl", rows))) == [row]
+    assert rows == [{column: "1+1=", **truth}]
+
+
+def test_an_answer_of_its_own_wins_and_a_reward_without_answers_needs_none():
+    assert with_prompts([{"prompt": "p", "answer": 2, "solution": "3"}])[0]["answer"] == 2
+    assert with_prompts([{"prompt": "p", "reward_model": "x"}]) == [{"prompt": "p", "reward_model": "x"}]
+    with pytest.raises(ConfigError, match="one of the columns 1, text"):
+        with_prompts(as_rows([{"text": "p", 1: "2"}]))
+
+
+def test_a_data_frame_is_its_rows():
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    frame = pandas.DataFrame({"question": ["1+1=", "2+2="], "answer": [2, None], 0: [0.5, 1.5]})
+    assert with_prompts(as_rows(frame)) == [
+        {"question": "1+1=", "prompt": "1+1=", "answer": 2, "0": 0.5},
+        {"question": "2+2=", "prompt": "2+2=", "answer": None, "0": 1.5},
+    ]
+    assert as_rows(frame, limit=1) == as_rows(frame)[:1]
+    with pytest.raises(ConfigError, match=r"prompt=None.*row 1"):
+        with_prompts(as_rows(pandas.DataFrame({"prompt": ["1+1=", None]})))
+    with pytest.raises(ConfigError, match="empty"):
+        as_rows(pandas.DataFrame({"prompt": []}))
+
+
+def test_an_arrow_table_and_the_chats_of_a_parquet_file_are_rows(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="needs pandas")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    assert as_rows(pyarrow.Table.from_pylist(ROWS)) == ROWS
+    chat = [{"role": "user", "content": "1+1="}]
+    path = write_parquet(tmp_path / "chats.parquet", [{"prompt": chat, "answer": "2"}])
+    assert with_prompts(as_rows(pandas.read_parquet(path))) == [{"prompt": chat, "answer": "2"}]
+
+
+def test_columns_with_numbers_for_names():
+    rows = as_rows([{0: "1+1=", 1: "2"}])
+    assert rows == [{"0": "1+1=", "1": "2"}]
+    assert with_prompts(rows, "0") == rows
+    with pytest.raises(ConfigError, match="differ in name"):
+        as_rows([{1: "a", "1": "b"}])
+
+
+def test_missing_numbers_are_no_ground_truth(tmp_path):
+    assert with_prompts([{"prompt": "p", "answer": math.nan}]) == [{"prompt": "p", "answer": None}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "p", "answer": NaN}\n')
+    assert load_rows(str(path))[0]["answer"] is None
+
+
+def test_a_fingerprint_changes_with_every_value_order_and_number():
+    values = {
+        fingerprint(rows)
+        for rows in (ROWS, ROWS[::-1], ROWS[:1], [ROWS[0], {**ROWS[1], "answer": "5"}], [ROWS[0], {**ROWS[1], "x": 1}])
+    }
+    assert len(values) == 5
+    assert fingerprint(ROWS) == fingerprint([dict(reversed(row.items())) for row in ROWS])
+    assert fingerprint([{"image": object()}]) == fingerprint([{"image": object()}])
 
 
 @pytest.mark.parametrize("dataset", [[], [1], ["text"], "rows", 3, {"prompt": []}], ids=repr)
