@@ -76,8 +76,13 @@ def call(name: str, function: RewardFunction, offered: Mapping[str, Any]) -> Any
         RewardError: It needs something that is not offered.
     """
     columns = sorted(set(offered) - set(_GIVEN))
+    # Lists of its own: what one function sorts or empties, the next one gets whole.
+    offered = {key: list(value) if isinstance(value, list) else value for key, value in offered.items()}
     arguments, named = _arguments(name, function, offered, columns)
-    result = function(*arguments, **named)
+    try:
+        result = function(*arguments, **named)
+    except SystemExit as error:  # exit() in a judge is no reason to end the run as if it were complete
+        raise RuntimeError(f"SystemExit: {error}") from error
     if inspect.isawaitable(result):
         return asyncio.run_coroutine_threadsafe(_awaited(result), _event_loop(os.getpid()))
     return getattr(result, "detach", lambda: result)()
@@ -139,7 +144,10 @@ def _unread(parameter: inspect.Parameter) -> bool:
 
 
 async def _awaited(result: Any) -> Any:
-    return await result
+    try:
+        return await result
+    except SystemExit as error:  # which would end the loop and leave everybody waiting
+        raise RuntimeError(f"SystemExit: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,10 +1,15 @@
-"""Reward functions by name: those shipped here, and a user's own as ``package.module:function``."""
+"""Reward functions by name: those shipped here, and a user's own (``package.module:function``, ``file.py:function``)."""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from r2vpo.errors import ConfigError
@@ -28,7 +33,8 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
     """Look a reward up and bind its options.
 
     Args:
-        name: A key of :data:`REWARDS`, or ``package.module:function``. A class is made with the options.
+        name: A key of :data:`REWARDS`, ``package.module:function`` or ``file.py:function``. A class is made with the
+            options.
         options: Keyword arguments of the class or function, such as ``timeout_seconds`` of ``math_verify``.
 
     Raises:
@@ -45,11 +51,23 @@ def make_reward(name: str, **options: Any) -> RewardFunction:
 
 
 def _load(name: str, path: str) -> Any:
-    module, _, attribute = path.partition(":")
+    module, _, attribute = path.rpartition(":")
     try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError("reward", name, f"a package.module:function that can be imported ({error})") from error
+        return attrgetter(attribute)(_from_file(module) if module.endswith(".py") else import_module(module))
+    except Exception as error:  # a user's module may raise anything while it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError("reward", name, f"a package.module:function that can be imported ({reason})") from error
+
+
+def _from_file(path: str) -> ModuleType:
+    name = Path(path).stem
+    spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = module_from_spec(spec)
+    sys.modules.setdefault(name, module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
 
 
 def _check_options(name: str, target: Any, options: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -93,7 +93,6 @@ def score(
     offered = {
         **columns,
         "prompts": list(prompts),
-        "completions": as_chat(prompts, completions),
         "trainer_state": trainer_state or TrainerState(),
         "log_metric": lambda name, value: logged.setdefault(str(name), []).append(float(value)),
         "log_extra": lambda name, values: extra.__setitem__(str(name), list(values)),
@@ -104,7 +103,7 @@ def score(
     errors: dict[str, str] = {}
     for name, function in functions:
         with _noting(name, errors):
-            results[name] = call(name, function, offered)
+            results[name] = call(name, function, {**offered, "completions": as_chat(prompts, completions)})
     for name, result in results.items():
         if isinstance(result, Future):
             with _noting(name, errors):
@@ -140,7 +139,7 @@ def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: S
 
 
 def _as_array(name: str, result: Any, size: int) -> NDArray[np.float64]:
-    if isinstance(result, str) or not hasattr(result, "__len__"):
+    if isinstance(result, str | bytes | Mapping | Set) or not hasattr(result, "__len__"):
         raise RewardError(f"reward {name!r} must return a list of {size} numbers or None, got {type(result).__name__}")
     if len(result) != size:
         raise RewardError(f"reward {name!r} returned {len(result)} results for {size} completions")

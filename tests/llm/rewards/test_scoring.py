@@ -82,6 +82,36 @@ def test_a_function_that_raises_has_no_verdicts_and_is_logged_once(caplog):
     assert len([record for record in caplog.records if "a message of this test alone" in record.message]) == 1
 
 
+def test_a_function_that_exits_has_no_verdicts_and_ends_nothing():
+    def leaves(completions):
+        raise SystemExit(0)
+
+    async def leaves_async(completions):
+        raise SystemExit(0)
+
+    batch = run(leaves, leaves_async, constant(1, 1, 1))
+    assert batch.errors == {"f0": "RuntimeError: SystemExit: 0", "f1": "RuntimeError: SystemExit: 0"}
+    assert batch.excluded == {"f0": 3, "f1": 3, "f2": 0}
+
+
+def test_what_one_function_changes_the_next_one_gets_whole():
+    def destroys(completions, prompts, answer):
+        for given in (prompts, answer):
+            given.clear()
+        completions[0][0]["content"] = "other"
+        return [0.0] * 2
+
+    def reads(completions, prompts, answer):
+        return [
+            float(c[0]["content"] == a == p[0]["content"]) for c, p, a in zip(completions, prompts, answer, strict=True)
+        ]
+
+    chats, answers = [[{"role": "user", "content": text}] for text in ("1", "2")], ["1", "2"]
+    batch = score([("a", destroys), ("b", reads)], [1.0, 1.0], chats, ["1", "2"], {"answer": answers})
+    assert batch.by_function["b"].tolist() == [1.0, 1.0]
+    assert answers == ["1", "2"]
+
+
 def test_an_error_of_the_library_stops_the_call():
     def fails(prompts, completions, **columns):
         raise RewardError("the pool is closed")
@@ -102,7 +132,7 @@ def test_a_result_that_is_no_number_names_function_and_type(value):
         run(constant(1.0, value, 1.0))
 
 
-@pytest.mark.parametrize("result", [None, 1.0, "abc", iter([1, 1, 1])])
+@pytest.mark.parametrize("result", [None, 1.0, "abc", b"abc", iter([1, 1, 1]), {0: 1, 1: 1, 2: 1}, {1, 2, 3}])
 def test_a_result_that_is_no_list(result):
     with pytest.raises(RewardError, match=rf"'f0' must return a list.*{type(result).__name__}"):
         run(lambda prompts, completions, **columns: result)
@@ -171,7 +201,18 @@ def test_a_function_of_the_user():
     assert make_reward(f"{here}:Configured", value=4.0)(["p"], ["abc"]) == [4.0]
 
 
-@pytest.mark.parametrize("path", ["no_such_module_x:f", "math:no_such_function", ":f", "math:"])
+def test_a_function_of_a_file(tmp_path):
+    path = tmp_path / "my_rewards_of_this_test.py"
+    path.write_text("class Judge:\n    @staticmethod\n    def f(completions):\n        return [7.0]\n\nf = Judge.f\n")
+    assert make_reward(f"{path}:f")(["abc"]) == make_reward(f"{path}:Judge.f")(["abc"]) == [7.0]
+    path.write_text("1 / 0")
+    with pytest.raises(ConfigError, match="ZeroDivisionError: division by zero"):
+        make_reward(f"{path}:f")
+
+
+@pytest.mark.parametrize(
+    "path", ["no_such_module_x:f", "math:no_such_function", ":f", "math:", "no_such_file.py:f", "math:f."]
+)
 def test_a_function_that_cannot_be_imported(path):
     with pytest.raises(ConfigError, match="can be imported"):
         make_reward(path)
