@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,15 @@ from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, E
 from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import OverlappedCollector
 from r2vpo.control.policy import GaussianPolicy
-from r2vpo.control.presets import config_dict, resolve_config
-from r2vpo.control.run import GradientStep, TrainingRun
+from r2vpo.control.presets import config_dict, resolve_config, warn_of_stale_anchor
+from r2vpo.control.run import GradientStep, TrainingRun, needs_its_function
 from r2vpo.control.training import finish_run, train
 from r2vpo.envs.engines import Engine, make_vector_env
-from r2vpo.envs.making import EnvSource, env_name
+from r2vpo.envs.making import EnvSource, env_name, env_with
 from r2vpo.errors import ConfigError
 from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.runs.directory import CHECKPOINT, RunDirectory
+from r2vpo.validation import Count, Seed, checked
 
 
 class R2VPO:
@@ -46,17 +46,25 @@ class R2VPO:
     def __init__(
         self,
         env: EnvSource | gym.Env,
-        *,
+        *more: Any,
         seed: int = 0,
         run_dir: str | Path | None = None,
         **settings: Any,
     ) -> None:
+        if more:
+            raise ConfigError(
+                "env", env, f"the only argument without a name, {more[0]!r} say; the policy is a Gaussian one"
+            )
         if isinstance(env, gym.Env):
             settings = {"num_envs": 1, "rollout_steps": 2048, **settings}
         config = resolve_config({**settings, "env": env_name(env), "seed": seed})
+        if isinstance(env, str):
+            env = env_with(env, config.env_kwargs)
+        elif config.env_kwargs:
+            raise ConfigError("env_kwargs", config.env_kwargs, "left out where env is no id")
         if config.overlap and isinstance(env, gym.Env):
             raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
-        _warn_of_stale_anchor(config)
+        warn_of_stale_anchor(config)
         # Overlapped, the environments live in another process, and this one only tells the spaces.
         shown: tuple[int, Engine] = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
         envs = make_vector_env(env, *shown, config.env_threads or None)
@@ -68,6 +76,18 @@ class R2VPO:
     def _hold(self, training: TrainingRun) -> None:
         self._training = training
         self.predict_generator = torch.Generator().manual_seed(training.config.seed)
+
+    @classmethod
+    def _anew(cls, name: str, settings: dict[str, Any], env: EnvSource | gym.Env | None) -> R2VPO:
+        """A run that has no checkpoint yet, from its config.json."""
+        if env is not None:
+            return cls(env, **{**settings, "env_kwargs": {}})
+        try:
+            return cls(name, **settings)
+        except ConfigError as error:
+            if error.field != "env":
+                raise
+            raise ConfigError("env", name, f"{error.allowed}; or {needs_its_function(name)}") from error
 
     @classmethod
     def _of(cls, training: TrainingRun) -> R2VPO:
@@ -172,10 +192,17 @@ class R2VPO:
                 raise ConfigError("reset_num_timesteps", True, f"False: {self.run.path} holds a run already")
             self._training.schedule(total_timesteps, anew=reset_num_timesteps)
         hook = as_callback(callback)
-        hook.init_callback(self)
-        train(self._training, hook, progress_bar)
-        if self.run is not None and self.num_timesteps >= self._training.end:
+        if self.run is None:
+            hook.init_callback(self)
+            train(self._training, hook, progress_bar)
+            return self
+        self.run.hold()
+        try:
+            hook.init_callback(self)
+            train(self._training, hook, progress_bar)
             finish_run(self._training, self.evaluate)
+        finally:
+            self.run.close()  # from here on resume() can have it; the next call of learn takes it again
         return self
 
     def predict(
@@ -208,17 +235,30 @@ class R2VPO:
         """This policy as a function of a batch of observations."""
         return lambda observations: self.predict(observations, deterministic=deterministic)[0]
 
-    def evaluate(self, episodes: int = 20, deterministic: bool = True, seed: int | None = None) -> EvaluationResult:
+    def evaluate(
+        self,
+        episodes: int = 20,
+        deterministic: bool = True,
+        seed: int | None = None,
+        max_episode_steps: int | None = None,
+    ) -> EvaluationResult:
         """Undiscounted returns of complete episodes in fresh environments.
+
+        An environment that was given as an object is evaluated itself, with whatever was changed in it; so are those of
+        training where a simulator allows no more of them. Their episodes under way go on afterwards.
 
         Args:
             episodes: How many.
             deterministic: Act by the mean instead of sampling.
             seed: First reset seed; by default one that depends on the training seed alone.
+            max_episode_steps: Steps at which an episode is cut, with a warning; by default ``eval_max_episode_steps``.
         """
-        seed = EVALUATION_SEED + self.config.seed if seed is None else seed
+        episodes = checked("episodes", episodes, Count)
+        seed = checked("seed", EVALUATION_SEED + self.config.seed if seed is None else seed, Seed)
+        cut_at = self.config.eval_max_episode_steps if max_episode_steps is None else max_episode_steps
         self.predict_generator.manual_seed(seed)
-        return evaluate_policy(self.act(deterministic), self._training.env_source, episodes, seed)
+        with self._training.evaluation_envs(episodes) as envs:
+            return evaluate_policy(self.act(deterministic), envs, episodes, seed, cut_at)
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file: policy, statistics, optimizer, replay buffer, random and environment states."""
@@ -255,8 +295,7 @@ class R2VPO:
             tree = directory.load_checkpoint()
             if tree is None:
                 settings = directory.config()
-                name = settings.pop("env")
-                model = cls(name if env is None else env, **settings)
+                model = cls._anew(settings.pop("env"), settings, env)
             else:
                 model = cls._of(TrainingRun.of_snapshot(tree, str(directory.checkpoint_path), env))
             directory.drop_metrics_after(model.num_timesteps)
@@ -269,14 +308,3 @@ class R2VPO:
     def close(self) -> None:
         """Close the environments and release the run directory."""
         self._training.close()
-
-
-def _warn_of_stale_anchor(config: ControlConfig) -> None:
-    """On-policy, the penalty would hold each policy near the one before the last, and so undo the last update."""
-    if config.overlap and config.algo == "on-policy" and config.objective in ("r2vpo", "spo"):
-        warnings.warn(
-            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then "
-            "pulls the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a "
-            "mixture of several policies and is not held to one of them",
-            stacklevel=3,
-        )

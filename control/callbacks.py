@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from r2vpo.errors import ConfigError
+
 if TYPE_CHECKING:
     from r2vpo.control.config import ControlConfig
     from r2vpo.control.evaluation import EpisodeLog, EvaluationResult
@@ -55,8 +57,8 @@ class Model(Protocol):
 class BaseCallback:
     """Override the underscored methods; ``self.model`` is the algorithm and ``self.num_timesteps`` its steps.
 
-    ``_on_step`` runs after each step of all the environments. When it returns False training stops after the update
-    that the current rollout leads to, so that nothing collected is lost.
+    ``_on_step`` runs after each step of all the environments. When it returns False, training stops after the update
+    that the current rollout leads to, so that nothing collected is lost; None goes on.
     """
 
     model: Model
@@ -86,7 +88,8 @@ class BaseCallback:
         """After each step of all the environments."""
         self.n_calls += 1
         self.num_timesteps = self.model.num_timesteps
-        return self._on_step()
+        wanted = self._on_step()
+        return True if wanted is None else bool(wanted)  # a method without a return means to go on
 
     def on_rollout_end(self) -> None:
         """After each rollout, before its update."""
@@ -102,7 +105,7 @@ class BaseCallback:
 
     def _on_rollout_start(self) -> None: ...
 
-    def _on_step(self) -> bool:
+    def _on_step(self) -> bool | None:
         return True
 
     def _on_rollout_end(self) -> None: ...
@@ -157,8 +160,8 @@ class FunctionCallback(BaseCallback):
         super().__init__()
         self.function = function
 
-    def _on_step(self) -> bool:
-        return self.function(self.locals, {}) is not False
+    def _on_step(self) -> bool | None:
+        return self.function(self.locals, {})
 
 
 class EvalCallback(BaseCallback):
@@ -220,11 +223,23 @@ class StopTrainingOnMaxEpisodes(BaseCallback):
 
 
 def as_callback(callback: MaybeCallback) -> BaseCallback:
-    """What users may pass to ``learn``, as one callback."""
+    """What users may pass to ``learn``, as one callback.
+
+    Raises:
+        ConfigError: Something else.
+    """
     if callback is None:
         return BaseCallback()
     if isinstance(callback, BaseCallback):
         return callback
-    if callable(callback):
+    if isinstance(callback, Sequence) and not isinstance(callback, str):
+        return CallbackList([as_callback(item) for item in callback])
+    if callable(callback) and not isinstance(callback, type) and not hasattr(callback, "init_callback"):
         return FunctionCallback(callback)
-    return CallbackList([as_callback(item) for item in callback])
+    wanted = "a function (locals, globals) -> bool, a BaseCallback of r2vpo.control, or a list of these"
+    if hasattr(callback, "init_callback"):
+        wanted += (
+            "; a class, or one of another library, is none. EvalCallback, StopTrainingOnMaxEpisodes and CallbackList "
+            "are in r2vpo.control.callbacks too, and a run_dir keeps checkpoints and TensorBoard events by itself"
+        )
+    raise ConfigError("callback", callback, wanted)

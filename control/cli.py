@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ import tyro
 from r2vpo.cli import parse_training
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.presets import resolve_config
-from r2vpo.errors import CheckpointError, R2VPOError
+from r2vpo.errors import CheckpointError, ConfigError, R2VPOError
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
@@ -29,7 +30,7 @@ class TrainCommand:
     run_dir: Path | None = None
     """Where everything is written; named after task, algorithm, seed and time when not given."""
     resume: Path | None = None
-    """Run directory to go on with, instead of starting a run. Its own settings hold; no others can be given."""
+    """Run directory to go on with, instead of starting a run. Its own settings hold; --total-steps extends it."""
     config: Path | None = None
     """YAML or JSON file of settings, the config.json of a run say; flags win over it."""
     seeds: int = 1
@@ -45,10 +46,13 @@ class TrainCommand:
 
 @dataclass(frozen=True)
 class ResumeCommand:
-    """Go on with a run that was stopped or killed, with the settings it had."""
+    """Go on with a run that was stopped or killed, with the settings it had, or extend one that is finished."""
 
     resume: Path
     """The run directory."""
+    total_steps: int | None = None
+    """Extend the run until it has so many environment steps in all. The learning rate begins anew, and falls over the
+    steps that are added."""
     video: bool = False
     """Film the trained agent at the end."""
     quiet: bool = False
@@ -69,8 +73,10 @@ class EvaluateCommand:
     """Sample actions instead of taking the mean."""
     seed: int | None = None
     """First reset seed; by default one derived from the training seed."""
+    max_episode_steps: int | None = None
+    """Steps at which an episode is cut; by default the environment's own time limit, and 5000 where it has none."""
     video: bool = False
-    """Film one episode into video.mp4 beside the run."""
+    """Film one episode into video.mp4 beside the run, or video-2.mp4 and so on where there are films."""
     json: Path | None = None
     """Also write the result to this file."""
 
@@ -129,14 +135,23 @@ def _resume(command: ResumeCommand) -> int:
     if (command.resume / SEEDS).is_file():
         from r2vpo.control.experiments.seeds import SeedStudy
 
+        if command.total_steps is not None:
+            raise ConfigError("total_steps", command.total_steps, "left out: extend the run of each seed by itself")
         return _run_seeds(SeedStudy.open(command.resume), command)
     from r2vpo.control.algorithm import R2VPO
 
-    return _run(R2VPO.resume(command.resume), command)
+    model = R2VPO.resume(command.resume)
+    end, done = command.total_steps, model.num_timesteps
+    if end is None or end == model.schedule_start + model.config.total_steps:
+        return _run(model, command)
+    if end <= done:
+        model.close()
+        raise ConfigError("total_steps", end, f"above {done:,}, the steps that {command.resume} has")
+    return _run(model, command, end - done)
 
 
-def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
-    """Train to the end and say where everything is."""
+def _run(model: R2VPO, command: TrainCommand | ResumeCommand, more_steps: int | None = None) -> int:
+    """Train to the end, or so many steps beyond where the run is, and say where everything is."""
     assert model.run is not None
     path = model.run.path
     config = model.config
@@ -145,9 +160,8 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
         f"{config.num_envs} environments ({model.engine}) -> {path}"
     )
     try:
-        model.learn(progress_bar=not command.quiet)
-        if command.video:
-            _film(model, path / "video.mp4")
+        model.learn(more_steps, progress_bar=not command.quiet, reset_num_timesteps=False)
+        film = _film(model, path) if command.video else None
     except KeyboardInterrupt:
         print(f"\nstopped at step {model.num_timesteps:,}; go on with: r2vpo control train --resume {path}")
         return 130
@@ -156,7 +170,7 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand) -> int:
         raise
     finally:
         model.close()
-    _report(path, command.json)
+    _report(path, command.json, film)
     return 0
 
 
@@ -178,12 +192,12 @@ def _run_seeds(study: SeedStudy, command: TrainCommand | ResumeCommand) -> int:
         print(f"to go on with what is missing: r2vpo control train --resume {study.path}", file=sys.stderr)
         raise
     if command.video:
-        _film(R2VPO.load(best_run(study.run_dirs)), study.path / "video.mp4")
+        _film(R2VPO.load(best_run(study.run_dirs)), study.path)
     print_report(study.path, study.run_dirs, command.json)
     return 0
 
 
-def _report(path: Path, json_copy: Path | None) -> None:
+def _report(path: Path, json_copy: Path | None, film: Path | None) -> None:
     from r2vpo.runs.directory import CHECKPOINT, CURVE, SUMMARY
 
     text = (path / SUMMARY).read_text()
@@ -197,19 +211,30 @@ def _report(path: Path, json_copy: Path | None) -> None:
         )
     steps = f"gradient steps {summary['gradient_step']['kind']}"
     print(f"trained     {summary['train_seconds']:.0f} s, {summary['steps_per_second']:,.0f} steps/s, {steps}")
-    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", "video.mp4"), ("model", CHECKPOINT)):
-        if (path / file).exists():
+    for name, reason in summary.get("missing", {}).items():
+        print(f"no {name}: {reason}", file=sys.stderr)
+    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", film), ("model", CHECKPOINT)):
+        if file is not None and (path / file).exists():
             print(f"{name:<12}{path / file}")
 
 
-def _film(model: R2VPO, path: Path) -> None:
+def _film(model: R2VPO, folder: Path) -> Path | None:
+    """Film the agent into a file of its own: no other film is replaced. None, and the reason, where that fails."""
     from r2vpo.control.pictures import record_video
 
+    path = folder / "video.mp4"
+    for number in count(2):
+        if not path.exists():
+            break
+        path = folder / f"video-{number}.mp4"
     try:
-        record_video(model.act(deterministic=True), model.config.env, path, seed=model.config.seed)
+        config = model.config
+        return record_video(model.act(True), config.env, path, seed=config.seed, env_kwargs=config.env_kwargs)
     except Exception as error:
         # Rendering depends on drivers that a machine may lack; the trained agent is safe on disk by now.
         print(f"no video: {type(error).__name__}: {error}", file=sys.stderr)
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -221,7 +246,7 @@ def _evaluate(arguments: list[str]) -> int:
         raise CheckpointError(f"no run or model at {command.run}")
     model = R2VPO.load(command.run)
     started = time.perf_counter()
-    result = model.evaluate(command.episodes, deterministic=not command.stochastic, seed=command.seed)
+    result = model.evaluate(command.episodes, not command.stochastic, command.seed, command.max_episode_steps)
     document = {
         "env": model.config.env,
         "trained_steps": model.num_timesteps,
@@ -230,6 +255,7 @@ def _evaluate(arguments: list[str]) -> int:
         "eval_return_std": result.std,
         "eval_returns": result.returns,
         "eval_lengths": result.lengths,
+        "eval_episodes_cut": result.cut,
         "eval_episodes": command.episodes,
         "versions": package_versions(),
     }
@@ -240,10 +266,9 @@ def _evaluate(arguments: list[str]) -> int:
     if command.json is not None:
         command.json.write_text(json.dumps(document, indent=2))
     if command.video:
-        video = (command.run if command.run.is_dir() else command.run.parent) / "video.mp4"
-        _film(model, video)
-        if video.exists():
-            print(video)
+        film = _film(model, command.run if command.run.is_dir() else command.run.parent)
+        if film is not None:
+            print(film)
     return 0
 
 

@@ -24,6 +24,7 @@ from r2vpo.validation import (
 
 Algo = Literal["on-policy", "off-policy"]
 Preset = Literal["default", "fast"]
+EnvKwargs = dict[str, bool | int | float | str]
 LogStd = Annotated[float, Interval(ge=-20, le=20)]
 
 
@@ -57,7 +58,7 @@ _ELSEWHERE = {
     "clip_range_vf": "the value function is not clipped here",
     "verbose": "learn(progress_bar=True) shows the live line, --quiet hides it",
     "tensorboard_log": "run_dir gets the events for TensorBoard, with everything else of the run",
-    "policy_kwargs": "hidden_sizes, log_std_init, log_std_min and log_std_max are settings of their own; layers are tanh",
+    "policy_kwargs": "hidden_sizes, log_std_init, log_std_min and log_std_max set the network",
     "policy": "the policy is always a Gaussian one; hidden_sizes sets its layers",
     "use_sde": "there is no state-dependent exploration; the noise is Gaussian",
     "sde_sample_freq": "there is no state-dependent exploration; the noise is Gaussian",
@@ -81,7 +82,9 @@ class ControlConfig:
     """What the names that Stable-Baselines3 and others give to settings are here."""
 
     env: str = "HalfCheetah-v5"
-    """Gymnasium id of the environment."""
+    """Gymnasium id of the environment; module:Id imports the module first, from the current folder say."""
+    env_kwargs: EnvKwargs = field(default_factory=dict)
+    """Arguments of the environment, such as {"ctrl_cost_weight": 0.0}; Gymnasium then steps it."""
     algo: Algo = "off-policy"
     """on-policy discards each rollout after its update (Algorithm 1); off-policy replays the last few (Algorithm 2)."""
     objective: str = "r2vpo"
@@ -185,6 +188,9 @@ class ControlConfig:
     """Longest time between checkpoints of a run with a run directory."""
     eval_episodes: Whole = 20
     """Episodes of the evaluation that closes a run with a run directory; 0 leaves it out."""
+    eval_max_episode_steps: Count | None = None
+    """Steps at which evaluations cut an episode that has not ended. None takes the environment's own time limit, and
+    5000 where it has none."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo.envs.making import EnvSource, make_env
+from r2vpo.envs.making import EnvSource, env_name, make_env
+from r2vpo.envs.vector import raised_in, time_limit
+from r2vpo.validation import Count, checked
 
 BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
 """Observations ``[n, obs_dim]`` to actions ``[n, act_dim]`` that the environment accepts."""
 
 EVALUATION_SEED = 1_000_000
 """Evaluation episodes are seeded from here on, the training seed added, far from where training takes its own."""
+
+MAX_EPISODE_STEPS = 5_000
+"""Steps at which an evaluation cuts an episode where nobody gave a limit and the environment has none."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class EvaluationResult:
     lengths: list[int]
     successes: list[bool] | None = None
     """Whether the last step's info said ``is_success``; None where the task does not tell."""
+    cut: int = 0
+    """Episodes that had not ended when they were cut."""
 
     @property
     def mean(self) -> float:
@@ -42,39 +52,116 @@ class EvaluationResult:
         return None if self.successes is None else float(np.mean(self.successes))
 
 
-def evaluate_policy(policy: BatchPolicy, env: EnvSource, episodes: int, seed: int) -> EvaluationResult:
-    """Play one complete episode in each of ``episodes`` environments, seeded ``seed + i``.
+def evaluate_policy(
+    policy: BatchPolicy,
+    env: EnvSource | Sequence[gym.Env],
+    episodes: int,
+    seed: int,
+    max_episode_steps: int | None = None,
+) -> EvaluationResult:
+    """Play ``episodes`` complete episodes side by side, seeded ``seed + i``, in environments of their own.
 
-    Every environment contributes its first episode whatever its length, so that short episodes are not
-    over-represented, as they are when vectorised environments run until enough episodes are done.
+    Every seed contributes its episode whatever its length, so that short episodes are not over-represented, as they
+    are when vectorised environments run until enough episodes are done.
 
     Args:
         policy: Maps a batch of raw observations to a batch of environment actions.
-        env: What to evaluate on.
+        env: What to evaluate on; environments that exist already are used one episode after the other and left open.
         episodes: Number of episodes, at least 1.
         seed: First reset seed.
+        max_episode_steps: Steps at which an episode is cut; by default at the environment's own time limit, and at
+            :data:`MAX_EPISODE_STEPS` where it has none. A warning says so.
+
+    Raises:
+        ConfigError: Unknown id, or a number that is not allowed.
+        EnvironmentFailure: An environment raised.
     """
-    envs = [make_env(env) for _ in range(episodes)]
-    observations = [e.reset(seed=seed + i)[0] for i, e in enumerate(envs)]
+    episodes = checked("episodes", episodes, Count)
+    max_episode_steps = checked("max_episode_steps", max_episode_steps, Count | None)
+    made = [] if isinstance(env, Sequence) and not isinstance(env, str) else make_up_to(env, episodes)
+    try:
+        return _play(policy, made or list(env)[:episodes], episodes, seed, max_episode_steps)  # type: ignore[arg-type]
+    finally:
+        for e in made:
+            e.close()
+
+
+def make_up_to(env: EnvSource, count: int, used: Sequence[gym.Env] = ()) -> list[gym.Env]:
+    """So many new environments, or as many as can be had: a simulator may allow a few at a time.
+
+    Args:
+        env: What to make them from.
+        count: How many.
+        used: Environments that are there already. What a source hands out again is no new one.
+
+    Returns:
+        At least one, unless there are some in ``used``.
+    """
+    made: list[gym.Env] = []
+    known = {id(e.unwrapped) for e in used}
+    while len(made) < count:
+        try:
+            new = make_env(env)
+        except Exception as error:
+            if not made and not used:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"evaluating in {len(made) or len(used)} environments: another cannot be made ({reason})", stacklevel=3
+            )
+            break
+        if id(new.unwrapped) in known:
+            break
+        known.add(id(new.unwrapped))
+        made.append(new)
+    return made
+
+
+def _play(
+    policy: BatchPolicy, envs: list[gym.Env], episodes: int, seed: int, max_episode_steps: int | None
+) -> EvaluationResult:
     returns, lengths = [0.0] * episodes, [0] * episodes
     successes: list[bool | None] = [None] * episodes
-    active = list(range(episodes))
+    cut = 0
+    waiting = iter(range(episodes))
+
+    def call(index: int, method: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(envs[index], method)(*args, **kwargs)
+        except Exception as error:
+            raise raised_in(env_name(envs[index]), index, len(envs), method, error) from error
+
+    def begin(index: int, episode: int) -> tuple[int, int, Any]:
+        # A copy, as an environment may write its next observation into the same array.
+        return index, episode, np.array(call(index, "reset", seed=seed + episode)[0])
+
+    limits = [max_episode_steps or _own_limit(e) or MAX_EPISODE_STEPS for e in envs]
+    active = [begin(index, episode) for index, episode in zip(range(len(envs)), waiting, strict=False)]
     while active:
-        actions = policy(np.stack([observations[i] for i in active]))
+        actions = policy(np.stack([observation for _, _, observation in active]))
         still_active = []
-        for i, action in zip(active, actions, strict=True):
-            observations[i], reward, terminated, truncated, info = envs[i].step(action)
+        for (index, i, _), action in zip(active, actions, strict=True):
+            observation, reward, terminated, truncated, info = call(index, "step", action)
             returns[i] += float(reward)
             lengths[i] += 1
-            if not (terminated or truncated):
-                still_active.append(i)
-            elif "is_success" in info:
+            if not (terminated or truncated) and lengths[i] < limits[index]:
+                still_active.append((index, i, np.array(observation)))
+                continue
+            cut += not (terminated or truncated)
+            if "is_success" in info:
                 successes[i] = bool(info["is_success"])
+            still_active += [begin(index, following) for following in [next(waiting, None)] if following is not None]
         active = still_active
-    for e in envs:
-        e.close()
+    if cut:
+        how = f"evaluation cut {cut} of {episodes} episodes that did not end within {max(limits):,} steps"
+        warnings.warn(f"{how}; max_episode_steps, of a run eval_max_episode_steps, sets how many", stacklevel=3)
     told = [success for success in successes if success is not None]
-    return EvaluationResult(returns, lengths, told if len(told) == episodes else None)
+    return EvaluationResult(returns, lengths, told if len(told) == episodes else None, cut)
+
+
+def _own_limit(env: gym.Env) -> int | None:
+    limited = time_limit(env)
+    return None if limited is None else limited._max_episode_steps
 
 
 @dataclass

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -75,7 +76,13 @@ def _label(run: PlottedRun) -> str:
 
 
 def record_video(
-    policy: BatchPolicy, env: EnvSource, path: Path, seed: int, max_steps: int = 200, size: int | None = None
+    policy: BatchPolicy,
+    env: EnvSource,
+    path: Path,
+    seed: int,
+    max_steps: int = 200,
+    size: int | None = None,
+    env_kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Film the first ``max_steps`` steps of one episode as an mp4.
 
@@ -86,6 +93,7 @@ def record_video(
         seed: Of the episode.
         max_steps: Frames at most.
         size: Width and height in pixels of a MuJoCo task; as the environment has it when not given, and of other tasks.
+        env_kwargs: Further arguments of the environment.
 
     Raises:
         RuntimeError: The environment renders no images.
@@ -94,7 +102,7 @@ def record_video(
 
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    filmed = make_env(env, render_mode="rgb_array", **_camera(env, size))
+    filmed = make_env(env, render_mode="rgb_array", **_camera(env, size), **env_kwargs)
     try:
         observation, _ = filmed.reset(seed=seed)
         fps = int(filmed.metadata.get("render_fps", 30))

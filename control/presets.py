@@ -6,6 +6,7 @@ the numbers are in benchmarks/control_tuning*, and docs/results/tuning.md says w
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict
 from typing import Any
 
@@ -93,3 +94,14 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
 def config_dict(config: ControlConfig) -> dict[str, Any]:
     """The settings as plain values, for JSON."""
     return asdict(config)
+
+
+def warn_of_stale_anchor(config: ControlConfig) -> None:
+    """On-policy, the penalty would hold each policy near the one before the last, and so undo the last update."""
+    if config.overlap and config.algo == "on-policy" and config.objective in ("r2vpo", "spo"):
+        warnings.warn(
+            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then "
+            "pulls the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a "
+            "mixture of several policies and is not held to one of them",
+            stacklevel=3,
+        )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +15,14 @@ import torch
 
 from r2vpo.control.collector import ActionBounds, Collector
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.evaluation import EpisodeLog
+from r2vpo.control.evaluation import EpisodeLog, make_up_to
 from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict
 from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
-from r2vpo.envs.making import EnvSource
+from r2vpo.envs.making import EnvSource, env_name, env_with, make_env, require_box_spaces
 from r2vpo.envs.native.simulations import default_threads
+from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import CheckpointError, ConfigError
 from r2vpo.processes import torch_threads
 from r2vpo.runs.directory import RunDirectory
@@ -26,6 +30,15 @@ from r2vpo.runs.provenance import package_versions
 from r2vpo.validation import upgraded
 
 KIND = "r2vpo.control"
+
+
+def needs_its_function(name: str) -> str:
+    """What ``env`` must be for a model whose environment has no id that Gymnasium knows here."""
+    return (
+        f"given from Python, the function or the environment that made {name}: "
+        f"R2VPO.resume(run_dir, env={name}).learn(), R2VPO.load(path, env={name}).evaluate()"
+    )
+
 
 _COUNTERS = ("num_timesteps", "schedule_start", "train_seconds")
 
@@ -92,24 +105,42 @@ class TrainingRun:
             self.num_timesteps, self.episodes = 0, EpisodeLog()
         self.schedule_start = self.num_timesteps
         if self.directory is not None:
-            self.directory.update_config({"total_steps": total_steps})
+            self.directory.update_config({"total_steps": self.config.total_steps})
 
     @property
-    def env_source(self) -> EnvSource:
-        """What new environments are made from.
+    def env_source(self) -> EnvSource | gym.Env:
+        """What environments are made from, or the one there is.
 
         Raises:
-            ConfigError: The model was loaded without its environment, or the only one there is cannot be made again.
+            ConfigError: The model was loaded without its environment.
         """
         if self.source is None:
-            raise ConfigError("env", None, f"given to load(): the model was made from a function ({self.config.env})")
-        if not isinstance(self.source, gym.Env):
-            return self.source
-        spec = self.source.spec
-        if spec is None:
-            allowed = "an id or a function when it is to be evaluated: this one has no spec"
-            raise ConfigError("env", self.source, allowed)
-        return lambda: gym.make(spec)
+            raise ConfigError("env", None, needs_its_function(self.config.env))
+        return self.source
+
+    @contextmanager
+    def evaluation_envs(self, count: int) -> Iterator[list[gym.Env]]:
+        """Up to so many environments to evaluate in; what was trained on where no new one can be had.
+
+        Training goes on from where it was: the episodes under way are put back, or begun anew where an environment
+        keeps state that cannot be saved.
+        """
+        source = self.env_source
+        if isinstance(source, gym.Env):
+            own, new = [source], []
+        else:
+            own = self._envs.envs if isinstance(self._envs, VectorEnv) else []
+            new = make_up_to(source, count, own)
+        collector = self._collector if not new and isinstance(self._collector, Collector) else None
+        state = None if collector is None else copy.deepcopy(collector.state_dict())
+        try:
+            yield new or own
+        finally:
+            for env in new:
+                env.close()
+            if state is not None:
+                self._pending = None if any(env["unknown"] for env in state["environments"]["envs"]) else state
+                self._begin_episodes(collector)
 
     @property
     def collector(self) -> Collector | OverlappedCollector:
@@ -151,7 +182,7 @@ class TrainingRun:
             "kind": KIND,
             "versions": package_versions(),
             "config": config_dict(self.config),
-            "env_is_id": isinstance(self.source, str),
+            "env_is_id": isinstance(self.source, str) or bool(self.config.env_kwargs),
             "spaces": {name: {"low": space.low, "high": space.high} for name, space in spaces.items()},
             "learner": self.learner.state_dict(),
             "environments": environments,
@@ -161,15 +192,16 @@ class TrainingRun:
         }
 
     @classmethod
-    def of_snapshot(cls, tree: dict[str, Any], origin: str, source: EnvSource | gym.Env | None) -> TrainingRun:
+    def of_snapshot(cls, tree: dict[str, Any], origin: str, given: EnvSource | gym.Env | None) -> TrainingRun:
         """The run that :meth:`snapshot` described.
 
         Args:
             tree: As saved.
             origin: Where it was saved, for messages.
-            source: What environments are made from; None where the saved id will do.
+            given: What environments are made from; None where the saved id will do.
 
         Raises:
+            ConfigError: The environment that is given has other spaces.
             CheckpointError: Not a snapshot of a control run, of a version whose settings differ, or damaged.
         """
         if tree.get("kind") != KIND:
@@ -178,11 +210,14 @@ class TrainingRun:
             config = ControlConfig(**upgraded(tree["config"]))
             bounds = (tree["spaces"][name] for name in ("observation", "action"))
             observations, actions = (gym.spaces.Box(b["low"], b["high"], dtype=b["low"].dtype.type) for b in bounds)
-            if source is None and tree["env_is_id"]:
-                source = config.env
+            source = env_with(config.env, config.env_kwargs) if given is None and tree["env_is_id"] else given
+            if given is not None:
+                config = replace(config, env_kwargs={})
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{origin} does not fit this version of the library: {error}") from error
         run = cls(config, (observations, actions), source)
+        if given is not None:
+            run._require_spaces_of(given)
         try:
             run.learner.load_state_dict(tree["learner"])
             run.generator.set_state(tree["generator"])
@@ -194,11 +229,31 @@ class TrainingRun:
             raise CheckpointError(f"{origin} is damaged: {error}") from error
         return run
 
+    def _require_spaces_of(self, source: EnvSource | gym.Env) -> None:
+        env = source if isinstance(source, gym.Env) else make_env(source)
+        try:
+            self._require_spaces(*require_box_spaces(env))
+        finally:
+            if env is not source:
+                env.close()
+
+    def _require_spaces(self, observations: gym.spaces.Box, actions: gym.spaces.Box) -> None:
+        """Raise ConfigError unless these are the spaces that the policy was made for."""
+        for name, saved, other in (
+            ("observation", self.observation_space, observations),
+            ("action", self.action_space, actions),
+        ):
+            if saved.shape != other.shape or (saved.low != other.low).any() or (saved.high != other.high).any():
+                kept = f"one with the {name} space of the saved model, {saved}"
+                raise ConfigError("env", env_name(self.env_source), f"{kept}; this one has {other}")
+
     def _own_collector(self) -> Collector:
         config = self.config
         if self._envs is None:
             threads = config.env_threads or None
-            self._envs = make_vector_env(self.env_source, config.num_envs, config.engine, threads)
+            envs = make_vector_env(self.env_source, config.num_envs, config.engine, threads)
+            self._require_spaces(envs.observation_space, envs.action_space)
+            self._envs = envs
         return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
 
     def _overlapped_collector(self) -> OverlappedCollector:

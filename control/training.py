@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -86,19 +87,22 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
         if not callback.on_step():
             stop.by_callback = True
 
-    callback.on_rollout_start()
-    started = time.perf_counter()
     generator_state = run.generator.get_state()
     try:
+        callback.on_rollout_start()
+        started = time.perf_counter()
         rollout, finished = collector.collect(config.rollout_steps, on_step)
-    except EnvironmentFailure as failure:
+    except Exception as failure:  # of an environment or a callback
         run.num_timesteps = begun_at
         run.generator.set_state(generator_state)
         if run.directory is None:
             raise
         run.directory.save_checkpoint(run.snapshot(with_environments=False))
         saved = f"the run up to step {begun_at:,} is saved; resuming it begins new episodes"
-        raise EnvironmentFailure(f"{failure} ({saved})") from failure
+        if isinstance(failure, EnvironmentFailure):
+            raise EnvironmentFailure(f"{failure} ({saved})") from failure
+        failure.add_note(saved)
+        raise
     for episode in finished:
         run.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
     callback.on_rollout_end()
@@ -171,7 +175,10 @@ def total_gradient_steps(config: ControlConfig) -> int:
 
 
 def finish_run(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> None:
-    """Evaluate with ``evaluate(episodes, deterministic)``; write summary.json and the curve into the run directory."""
+    """Evaluate with ``evaluate(episodes, deterministic)``; write summary.json and the curve into the run directory.
+
+    What cannot be had is named in the summary under ``missing``, with the reason.
+    """
     assert run.directory is not None
     config = run.config
     summary: dict[str, Any] = {
@@ -186,15 +193,34 @@ def finish_run(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> N
         "engine": run.engine,
         "versions": package_versions(),
     }
-    if config.eval_episodes:
+    directory = run.directory
+    missing = {"evaluation": "it was stopped before its end"} if config.eval_episodes else {}
+
+    def write() -> None:
+        directory.write_summary({**summary, "missing": missing} if missing else summary)
+
+    def measure() -> None:
         result = evaluate(config.eval_episodes, deterministic=True)
         stochastic = evaluate(config.eval_episodes, deterministic=False)
-        summary |= {
-            "eval_return_mean": result.mean,
-            "eval_return_std": result.std,
-            "eval_episodes": config.eval_episodes,
-            "eval_return_mean_stochastic": stochastic.mean,
-            "eval_length_mean": float(np.mean(result.lengths)),
-        }
-    run.directory.write_summary(summary)
-    plot_runs([run.directory.path], run.directory.path / CURVE)
+        summary.update(
+            eval_return_mean=result.mean,
+            eval_return_std=result.std,
+            eval_episodes=config.eval_episodes,
+            eval_return_mean_stochastic=stochastic.mean,
+            eval_length_mean=float(np.mean(result.lengths)),
+        )
+        if result.cut or stochastic.cut:
+            summary["eval_episodes_cut"] = result.cut + stochastic.cut
+
+    write()  # what is known stands from here on, however the rest ends
+    parts: dict[str, Callable[[], object]] = {"curve": lambda: plot_runs([directory.path], directory.path / CURVE)}
+    for name, part in {**parts, **({"evaluation": measure} if config.eval_episodes else {})}.items():
+        try:
+            part()
+            missing.pop(name, None)
+        except Exception as error:  # whatever an environment raises: the run is trained, and stays so
+            missing[name] = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"no {name}: {missing[name]}; the trained model is in {directory.checkpoint_path}", stacklevel=3
+            )
+    write()

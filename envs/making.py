@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,10 +36,11 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
         kwargs: Further arguments of the environment.
 
     Raises:
-        ConfigError: Unknown id; the message names the closest known ones, or the package that is missing.
+        ConfigError: An id that is unknown, with the closest known ones, or cannot be made; or no function that makes an
+            environment.
     """
     if not isinstance(env, str):
-        return env()
+        return _made_by(env)
     register_tasks()
     register_robotics(env)
     with _quiet_model_warning():
@@ -45,8 +48,36 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
             return flatten_goal(gym.make(env, render_mode=render_mode, disable_env_checker=True, **kwargs))
         except (gym.error.NameNotFound, gym.error.VersionNotFound, gym.error.NamespaceNotFound) as error:
             raise ConfigError("env", env, f"an id registered with Gymnasium{_suggestion(env)}") from error
-        except gym.error.Error as error:
-            raise ConfigError("env", env, f"an id Gymnasium can make ({error})") from error
+        except ConfigError:
+            raise
+        except Exception as error:  # of Gymnasium, of a module that is not there, or of the environment's constructor
+            said = f"an id Gymnasium can make ({type(error).__name__}: {error})"
+            raise ConfigError("env", env, said + _suggestion(env)) from error
+
+
+def env_with(env_id: str, kwargs: dict[str, Any]) -> EnvSource:
+    """The id itself, or where its environment takes these arguments, a function of that name which passes them on."""
+    if not kwargs:
+        return env_id
+    make = functools.partial(make_env, env_id, **kwargs)
+    make.__name__ = env_id  # type: ignore[attr-defined]
+    return make
+
+
+def _made_by(function: Callable[[], gym.Env]) -> gym.Env:
+    wanted = "a Gymnasium id, a function without arguments that makes one environment, or one environment"
+    if not callable(function):
+        raise ConfigError("env", function, f"{wanted}; num_envs of them are made here")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ConfigError("env", env_name(function), f"{wanted}: {error}") from error
+    except ValueError:
+        pass  # a function that does not tell what it takes
+    env = function()
+    if not isinstance(env, gym.Env):
+        raise ConfigError("env", env_name(function), f"{wanted}, as a gymnasium.Env; this one returned {env!r}")
+    return env
 
 
 def require_box_spaces(env: gym.Env) -> tuple[gym.spaces.Box, gym.spaces.Box]:

@@ -17,6 +17,7 @@ from copy import copy
 from dataclasses import field, fields, make_dataclass
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +25,7 @@ import tyro
 import yaml
 
 from r2vpo.errors import ConfigError, R2VPOError
+from r2vpo.validation import check_names
 
 GROUPS = {
     "control": ("r2vpo.control.cli", "train, evaluate and compare agents on continuous control"),
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: an error that was explained on standard error. 2: unusable arguments. 130: interrupted. 141: whoever
     read the output, ``head`` say, has closed it.
     """
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # module:Id and module:function may be the user's, as they are for python -m
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -145,6 +149,7 @@ def parse_training(
     """
     asks = [word for word in arguments if word in ("-h", "--help", "--help-advanced")]
     words = ["--help"] if asks else list(arguments)
+    _refuse_names_of_others(config, words)
     brief = bool(asks) and "--help-advanced" not in asks
     below = _settings_below_flags(config, resolve, presets, [word for word in arguments if word not in asks])
     main = [f.name for f in fields(config) if f.name in config.MAIN]  # type: ignore[attr-defined]
@@ -193,6 +198,15 @@ def field_docs(kind: type) -> dict[str, str]:
             assert isinstance(statement.target, ast.Name)
             docs[statement.target.id] = " ".join(ast.literal_eval(following.value).split())
     return docs
+
+
+def _refuse_names_of_others(config: type, words: Sequence[str]) -> None:
+    """Raise ConfigError for a flag that is called so in another library, with its name here."""
+    for word, following in pairwise([*words, ""]):
+        flag, _, value = word.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in getattr(config, "ELSEWHERE", {}):
+            check_names(config, {name: value or following})
 
 
 def _settings_below_flags(

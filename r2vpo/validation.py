@@ -42,14 +42,16 @@ def check_fields(settings: Any, kind: type) -> None:
 
 def check_values(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """These values as Python's own; raises ConfigError for the first that the annotation of its field leaves out."""
-    checked = {}
-    for name, value in values.items():
-        hint = _annotations(kind)[name]
-        checked[name] = _plain(value, hint)
-        problem = _problem(checked[name], hint)
-        if problem is not None:
-            raise ConfigError(name, value, problem)
-    return checked
+    return {name: checked(name, value, _annotations(kind)[name]) for name, value in values.items()}
+
+
+def checked(name: str, value: Any, hint: Any) -> Any:
+    """One value as Python's own; raises ConfigError where ``hint``, such as :data:`Count`, leaves it out."""
+    plain = _plain(value, hint)
+    problem = _problem(plain, hint)
+    if problem is not None:
+        raise ConfigError(name, value, problem)
+    return plain
 
 
 def check_names(kind: type, settings: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ def take_lock(path: Path, field: str = "run_dir") -> AcquireReturnProxy[FileLock
         path.mkdir(parents=True, exist_ok=True)
         return FileLock(path / "run.lock", timeout=0, thread_local=False).acquire()
     except Timeout as error:
-        raise RunDirectoryError(f"{field}={str(path)!r} is in use by another process") from error
+        raise RunDirectoryError(f"{field}={str(path)!r} is in use by another process or model") from error
     except OSError as error:
         raise RunDirectoryError(f"{field}={str(path)!r} cannot be written: {error.strerror}") from error
 
@@ -89,6 +89,8 @@ class RunDirectory:
             raise RunDirectoryError(f"run_dir={str(path)!r} holds no run: there is no {CONFIG} in it")
         self._lock = take_lock(self.path)
         self._writer: SummaryWriter | None = None
+        self._left: int | None = None
+        """When the newest checkpoint was written, as it was left."""
         try:
             if config is not None:
                 self._create(config)
@@ -154,9 +156,26 @@ class RunDirectory:
         with writing(self.path / SUMMARY):
             write_text_atomically(self.path / SUMMARY, _json(summary, indent=2))
 
+    def hold(self) -> None:
+        """Own the directory again after :meth:`close`.
+
+        Raises:
+            RunDirectoryError: Somebody else has it, or has gone on with the run since.
+        """
+        if not self._lock.lock.is_locked:
+            self._lock = take_lock(self.path)
+            if self._left != self._stamp():
+                self.close()
+                raise RunDirectoryError(f"run_dir={str(self.path)!r} was gone on with by somebody else: resume it")
+
+    def _stamp(self) -> int | None:
+        return self.checkpoint_path.stat().st_mtime_ns if self.checkpoint_path.exists() else None
+
     def close(self) -> None:
         """Flush TensorBoard and give the lock back."""
         writer, self._writer = self._writer, None
+        if self._lock.lock.is_locked:
+            self._left = self._stamp()
         try:
             if writer is not None:
                 with writing(self.path):

@@ -39,7 +39,7 @@ class PlotCommand:
     """Run directories."""
     output: Path | None = None
     """PNG to write, the other pictures beside it with its name in front; or a folder for curve.png and the others.
-    The first run directory when not given."""
+    When not given, the run directory of a single run; curves.png in the current folder for several."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -50,8 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     kinds = {run: kind_of_run(run) for run in command.runs}
     if len(set(kinds.values())) > 1:
         raise ConfigError("runs", ", ".join(f"{run} ({kind})" for run, kind in kinds.items()), "runs of one kind")
+    of_itself = command.runs[0] if len(set(command.runs)) == 1 else Path("curves.png")
     module = import_module(FIGURES[kinds[command.runs[0]]])
-    for path in module.write_figures(command.runs, output_file(command.output or command.runs[0])):
+    for path in module.write_figures(command.runs, output_file(command.output or of_itself)):
         print(path)
     return 0
 

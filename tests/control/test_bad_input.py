@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import zipfile
+from dataclasses import fields
 
 import gymnasium as gym
 import numpy as np
@@ -74,6 +76,84 @@ def test_adaptive_dual_multiplies_lambda_and_cannot_start_at_zero():
 def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(ConfigError, match=r"n_steps=64 .* rollout_steps"):
         R2VPO(IdentityEnv, n_steps=64)
+
+
+@pytest.mark.parametrize("name", ["n_steps", "batch_size", "n_epochs", "ent_coef", "vf_coef", "n_envs"])
+def test_names_of_stable_baselines_are_answered_with_the_name_here(name):
+    with pytest.raises(ConfigError, match=f"{name}=4 .* it is called ([a-z_]+) here") as error:
+        R2VPO(IdentityEnv, **{name: 4})
+    assert re.search(r"called (\w+) here", str(error.value))[1] in {f.name for f in fields(ControlConfig)}
+
+
+@pytest.mark.parametrize("name", ["clip_range", "verbose", "tensorboard_log", "policy_kwargs", "device", "policy"])
+def test_what_has_no_counterpart_says_why(name):
+    with pytest.raises(ConfigError, match=f"{name}=None .* must be left out: ") as error:
+        R2VPO(IdentityEnv, **{name: None})
+    assert "The settings are" not in str(error.value)
+
+
+def test_no_answer_is_given_to_a_name_that_is_a_setting():
+    assert not {f.name for f in fields(ControlConfig)} & set(ControlConfig.ELSEWHERE)
+
+
+def needs_argument(size):
+    return IdentityEnv()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: (gym.make_vec("Pendulum-v1", 2),), "one environment; num_envs of them are made here"),
+        (lambda: ("MlpPolicy", IdentityEnv), "the only argument without a name"),
+        (lambda: (lambda: None,), "this one returned None"),
+        (lambda: (lambda: 3,), "this one returned 3"),
+        (lambda: (needs_argument,), "missing a required argument: 'size'"),
+        (lambda: (None,), "a Gymnasium id"),
+        (lambda: ("HalfCheetah-v2",), "HalfCheetah-v5"),
+        (lambda: ("no_such_module:Id-v0",), "No module named 'no_such_module'"),
+        (lambda: ("",), "a Gymnasium id|an id"),
+    ],
+)
+def test_what_is_no_environment_is_answered_with_what_to_give(make, said):
+    with pytest.raises(ConfigError, match=f"env=.*({said})"):
+        R2VPO(*make())
+
+
+def test_a_vector_environment_of_stable_baselines_is_refused():
+    vec_env = pytest.importorskip("stable_baselines3.common.vec_env")
+    with pytest.raises(ConfigError, match=r"env=.*num_envs of them are made here"):
+        R2VPO(vec_env.DummyVecEnv([IdentityEnv]))
+
+
+def test_arguments_of_the_environment_are_kept_and_checked(tmp_path):
+    pendulum = {"total_steps": 64, "env_kwargs": {"g": 1.0}, **SMALL}
+    model = R2VPO("Pendulum-v1", run_dir=tmp_path / "run", **pendulum)
+    assert [env.unwrapped.g for env in model.collector.envs.envs] == [1.0, 1.0]
+    model.learn()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["env_kwargs"] == {"g": 1.0}
+    light = model.evaluate(2)
+    for again in (R2VPO.load(tmp_path / "run"), R2VPO.resume(tmp_path / "run")):
+        assert again.config.env == "Pendulum-v1"
+        assert again.evaluate(2) == light
+        again.close()
+    assert R2VPO.load(tmp_path / "run", env="Pendulum-v1").evaluate(2) != light
+    with pytest.raises(ConfigError, match=r"env='Pendulum-v1' .*TypeError.*gravity"):
+        R2VPO("Pendulum-v1", env_kwargs={"gravity": 1.0})
+    with pytest.raises(ConfigError, match=r"env_kwargs=.*left out where env is no id"):
+        R2VPO(IdentityEnv, env_kwargs={"g": 1.0})
+
+
+@pytest.mark.parametrize("seed", [2**64, -1, 0.5])
+def test_seeds_that_no_generator_takes(seed):
+    with pytest.raises(ConfigError, match="seed="):
+        R2VPO(IdentityEnv, seed=seed)
+
+
+def test_whole_numbers_may_be_written_otherwise(tmp_path):
+    model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", seed=np.int64(2), **{**SMALL, "num_envs": np.int64(2)})
+    assert model.learn(1e2).num_timesteps == 128
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["num_envs"], config["seed"], config["total_steps"]) == (2, 2, 100)
 
 
 def test_hyperparameters_are_checked_with_their_objective():
@@ -207,9 +287,36 @@ class TestCheckpoints:
     def test_made_from_a_function_asks_for_it(self, saved):
         model = R2VPO.load(saved)
         assert model.predict(np.zeros(2, np.float32))[0].shape == (2,)
-        with pytest.raises(ConfigError, match="env=None"):
+        with pytest.raises(ConfigError, match=r"env=None .*R2VPO.resume\(run_dir, env=IdentityEnv\)"):
             model.learn(64)
         assert R2VPO.load(saved, env=IdentityEnv).learn(64).num_timesteps == 64
+
+    def test_with_an_environment_of_other_spaces(self, saved):
+        class Other(IdentityEnv):
+            pass
+
+        class More(Other):
+            action_space = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+        class Wider(Other):
+            action_space = gym.spaces.Box(-2.0, 2.0, (2,), np.float32)
+
+        class Seen(Other):
+            observation_space = gym.spaces.Box(-1.0, 1.0, (5,), np.float32)
+
+        for kind, name in ((More, "action"), (Wider, "action"), (Seen, "observation")):
+            for env in (kind, kind()):
+                shown = re.escape(str(getattr(kind, f"{name}_space")))
+                with pytest.raises(ConfigError, match=rf"env='{kind.__name__}' .*{name} space .*Box.*{shown}"):
+                    R2VPO.load(saved, env=env)
+        assert R2VPO.load(saved, env=Other).evaluate(1).lengths == [10]
+
+    def test_trains_on_the_object_that_is_given(self, tmp_path):
+        R2VPO(IdentityEnv(), rollout_steps=16, minibatch_size=16).learn(16).save(tmp_path / "model.zip")
+        env = IdentityEnv()
+        model = R2VPO.load(tmp_path / "model.zip", env=env)
+        model.learn(16, reset_num_timesteps=False)
+        assert model.collector.envs.envs[0].unwrapped is env
 
 
 class TestRunDirectory:
@@ -241,6 +348,28 @@ class TestRunDirectory:
             R2VPO.resume(tmp_path)
         assert not list(tmp_path.iterdir())
 
+    def test_is_free_once_learn_has_ended(self, tmp_path):
+        model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", total_steps=64, **SMALL).learn()
+        other = R2VPO.resume(tmp_path / "run", env=IdentityEnv)
+        with pytest.raises(RunDirectoryError, match="in use"):
+            model.learn(64, reset_num_timesteps=False)
+        assert other.learn(64, reset_num_timesteps=False).num_timesteps == 128
+        steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        assert steps == [32, 64, 96, 128]
+
+    @pytest.mark.parametrize("trained", [False, True])
+    def test_of_a_function_is_resumed_with_it(self, tmp_path, trained, capsys):
+        model = R2VPO(IdentityEnv, run_dir=tmp_path / "run", total_steps=64, **SMALL)
+        if trained:
+            model.learn(32)
+        model.close()
+        for words in (["train", "--quiet", "--resume"], ["evaluate"]) if trained else (["train", "--resume"],):
+            assert main(["control", *words, str(tmp_path / "run")]) == 1
+            assert "R2VPO.resume(run_dir, env=IdentityEnv).learn()" in capsys.readouterr().err
+        resumed = R2VPO.resume(tmp_path / "run", env=IdentityEnv)
+        assert resumed.learn(64, reset_num_timesteps=False).num_timesteps == 64 + 32 * trained
+        assert R2VPO.load(tmp_path / "run", env=IdentityEnv).evaluate(2).lengths == [10, 10]
+
     def test_stopped_before_its_first_checkpoint(self, tmp_path):
         R2VPO("Pendulum-v1", run_dir=tmp_path / "run", total_steps=64, **SMALL).close()
         model = R2VPO.resume(tmp_path / "run")
@@ -254,6 +383,11 @@ class TestRunDirectory:
         (["control", "train", "--env", "Nothing-v0"], "env='Nothing-v0'"),
         (["control", "train", "--env", "CartPole-v1"], "action_space"),
         (["control", "train", "--delta", "0"], "delta=0"),
+        (["control", "train", "--n-steps", "64"], "n_steps='64'"),
+        (["control", "train", "--clip-range=0.1"], "R²VPO does not clip"),
+        (["control", "train", "--env", "HalfCheetah-v2"], "did you mean HalfCheetah-v"),
+        (["control", "train", "--env", "no_such_module:Id-v0"], "No module named 'no_such_module'"),
+        (["control", "train", "--env", "Pendulum-v1", "--env-kwargs", "gravity", "1"], "gravity"),
         (["control", "train", "--resume", "/nonexistent/run"], "holds no run"),
         (["control", "evaluate", "/nonexistent/run"], "no run or model at"),
         (["control", "compare", "--algos", "dqn"], "algos='dqn'"),

@@ -1,9 +1,12 @@
 """Callbacks: when they are called, and what they may do."""
 
+import numpy as np
+import pytest
 from small_envs import IdentityEnv
 
 from r2vpo.control import R2VPO, BaseCallback, CallbackList, EvalCallback
 from r2vpo.control.callbacks import StopTrainingOnMaxEpisodes
+from r2vpo.errors import ConfigError, RunDirectoryError
 
 SMALL = {"num_envs": 4, "rollout_steps": 32, "minibatch_size": 32, "epochs": 4, "eval_episodes": 0}
 
@@ -50,3 +53,48 @@ def test_evaluation_keeps_the_best_model(tmp_path):
     assert [step for step, _ in callback.evaluations] == list(range(512, 4097, 512))
     best = R2VPO.load(tmp_path / "best_model.zip", env=IdentityEnv)
     assert best.evaluate(5, seed=model.config.seed + 1_000_000).mean == callback.best_mean_reward
+
+
+@pytest.mark.parametrize("wanted", [None, True, 1, np.True_])
+def test_a_step_that_does_not_return_false_goes_on(wanted):
+    class Silent(BaseCallback):
+        def _on_step(self):
+            return wanted
+
+    assert R2VPO(IdentityEnv, **SMALL).learn(512, callback=Silent()).num_timesteps == 512
+    assert R2VPO(IdentityEnv, **SMALL).learn(512, callback=[Silent(), lambda *_: wanted]).num_timesteps == 512
+
+
+@pytest.mark.parametrize("unwanted", [False, 0, np.False_])
+def test_a_step_that_returns_false_stops(unwanted):
+    assert R2VPO(IdentityEnv, **SMALL).learn(512, callback=lambda *_: unwanted).num_timesteps == 128
+
+
+def test_what_is_no_callback_is_refused():
+    model = R2VPO(IdentityEnv, **SMALL)
+    for wrong in (EvalCallback, "checkpoint", 3, [3]):
+        with pytest.raises(ConfigError, match=r"callback=.*a BaseCallback of r2vpo.control"):
+            model.learn(128, callback=wrong)
+    theirs = pytest.importorskip("stable_baselines3.common.callbacks")
+    for other in (theirs.CheckpointCallback(100, "x"), theirs.CallbackList([])):
+        with pytest.raises(ConfigError, match=r"a run_dir keeps checkpoints"):
+            model.learn(128, callback=other)
+    assert model.num_timesteps == 0
+
+
+def test_a_callback_that_fails_loses_no_iteration(tmp_path):
+    class Fails(BaseCallback):
+        def _on_step(self):
+            if self.num_timesteps > 300:
+                raise ZeroDivisionError("in a callback")
+
+    settings = {**SMALL, "run_dir": tmp_path / "run", "total_steps": 512, "checkpoint_seconds": 1000}
+    model = R2VPO(IdentityEnv, **settings)
+    with pytest.raises(ZeroDivisionError) as caught:
+        model.learn(callback=Fails())
+    assert "the run up to step 256 is saved" in caught.value.__notes__[0]
+    resumed = R2VPO.resume(tmp_path / "run", env=IdentityEnv)  # the failed model has given the directory back
+    assert resumed.num_timesteps == 256
+    assert resumed.learn().num_timesteps == 512
+    with pytest.raises(RunDirectoryError, match="gone on with by somebody else"):
+        model.learn()

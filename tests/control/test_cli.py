@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -70,6 +71,35 @@ def test_plot_several_runs(run, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(tmp_path / "both.png")
 
 
+def test_the_picture_of_several_runs_replaces_that_of_none(run, tmp_path, capsys, monkeypatch):
+    before = (run / "curve.png").read_bytes()
+    shutil.copytree(run, tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    assert main(["plot", str(run), "other"]) == 0
+    assert capsys.readouterr().out.strip() == "curves.png"
+    assert (tmp_path / "curves.png").is_file()
+    assert (run / "curve.png").read_bytes() == (tmp_path / "other" / "curve.png").read_bytes() == before
+
+
+def test_a_film_replaces_no_other(run, tmp_path, capsys, monkeypatch):
+    model = shutil.copytree(run, tmp_path / "run")
+
+    def film(policy, env, path, **_):
+        path.write_text(env)
+        return path
+
+    monkeypatch.setattr("r2vpo.control.pictures.record_video", film)
+    for name in ("video.mp4", "video-2.mp4", "video-3.mp4"):
+        assert main(["control", "evaluate", str(model), "--episodes", "1", "--video"]) == 0
+        assert capsys.readouterr().out.split()[-1] == str(model / name)
+    monkeypatch.setattr("r2vpo.control.pictures.record_video", lambda *_, **__: 1 / 0)
+    assert main(["control", "train", "--resume", str(model), "--quiet", "--video"]) == 0
+    said = capsys.readouterr()
+    assert "no video: ZeroDivisionError" in said.err
+    assert "video " not in said.out
+    assert len(list(model.glob("*.mp4"))) == 3
+
+
 def test_run_says_which_engine_steps_the_environments(tmp_path, capsys):
     words = ["control", "train", "--total-steps", "64", "--num-envs", "2", "--rollout-steps", "16", "--quiet"]
     words += ["--minibatch-size", "16", "--eval-episodes", "0"]
@@ -82,6 +112,51 @@ def test_finished_run_resumes_to_nothing(run, capsys):
     before = read_metrics(run)
     assert main(["control", "train", "--resume", str(run), "--quiet"]) == 0
     assert read_metrics(run) == before
+
+
+def test_finished_run_is_extended(tmp_path, capsys):
+    words = [*QUICK, "--total-steps", "512", "--eval-episodes", "1", "--quiet", "--run-dir", str(tmp_path / "run")]
+    assert main(["control", "train", *words]) == 0
+    extend = ["control", "train", "--quiet", "--resume", str(tmp_path / "run"), "--total-steps"]
+    assert main([*extend, "1024"]) == 0
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [256, 512, 768, 1024]
+    # The schedule begins anew over what is added.
+    assert [line["learning_rate"] for line in lines] == pytest.approx([5e-4, 2.5e-4, 5e-4, 2.5e-4])
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["total_steps"] == 1024
+    assert main([*extend, "1024"]) == 0  # it has so many already
+    assert read_metrics(tmp_path / "run") == lines
+    assert main([*extend, "768"]) == 1
+    assert "total_steps=768 is not allowed: total_steps must be above 1,024" in capsys.readouterr().err
+
+
+def test_what_an_evaluation_lacks_is_said(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.classic_control import PendulumEnv\n"
+        "class Mine(PendulumEnv):\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        if seed is not None and 1_000_000 <= seed < 1_000_100: raise RuntimeError('no window')\n"
+        "        return super().reset(seed=seed, options=options)\n"
+        "gym.register('Mine-v0', Mine, max_episode_steps=200)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    words = [*QUICK[2:], "--env", "mine:Mine-v0", "--total-steps", "256", "--quiet", "--run-dir", "run"]
+    with pytest.warns(UserWarning, match="no evaluation"):
+        assert main(["control", "train", *words]) == 0  # found in the current folder
+    said = capsys.readouterr()
+    assert "no evaluation: EnvironmentFailure" in said.err
+    assert "no window" in said.err
+    assert "summary" in said.out
+    assert main(["control", "evaluate", "run", "--episodes", "1", "--seed", "5", "--max-episode-steps", "7"]) == 0
+    assert "over 1 episodes" in capsys.readouterr().out
+
+
+def test_arguments_of_the_environment(tmp_path):
+    words = [*QUICK, "--total-steps", "256", "--quiet", "--eval-episodes", "1", "--run-dir", str(tmp_path / "run")]
+    assert main(["control", "train", *words, "--env-kwargs", "g", "1.5"]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["env_kwargs"] == {"g": 1.5}
+    assert main(["control", "train", "--quiet", "--resume", str(tmp_path / "run")]) == 0
 
 
 def test_resume_takes_no_settings(run, capsys):
