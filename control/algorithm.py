@@ -19,7 +19,7 @@ from r2vpo.control.overlap import OverlappedCollector
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.control.presets import config_dict, resolve_config, warn_of_stale_anchor
 from r2vpo.control.run import GradientStep, TrainingRun, needs_its_function
-from r2vpo.control.training import finish_run, train
+from r2vpo.control.training import train
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource, env_name, env_with
 from r2vpo.errors import ConfigError
@@ -192,17 +192,14 @@ class R2VPO:
                 raise ConfigError("reset_num_timesteps", True, f"False: {self.run.path} holds a run already")
             self._training.schedule(total_timesteps, anew=reset_num_timesteps)
         hook = as_callback(callback)
-        if self.run is None:
-            hook.init_callback(self)
-            train(self._training, hook, progress_bar)
-            return self
-        self.run.hold()
+        if self.run is not None:
+            self.run.hold()
         try:
             hook.init_callback(self)
-            train(self._training, hook, progress_bar)
-            finish_run(self._training, self.evaluate)
+            train(self._training, hook, progress_bar, self.evaluate)
         finally:
-            self.run.close()  # from here on resume() can have it; the next call of learn takes it again
+            if self.run is not None:
+                self.run.close()  # from here on resume() can have it; the next call of learn takes it again
         return self
 
     def predict(

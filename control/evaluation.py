@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2vpo.envs.making import EnvSource, env_name, make_env
-from r2vpo.envs.vector import raised_in, time_limit
+from r2vpo.envs.vector import call, time_limit
 from r2vpo.validation import Count, checked
 
 BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
@@ -125,15 +125,11 @@ def _play(
     cut = 0
     waiting = iter(range(episodes))
 
-    def call(index: int, method: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return getattr(envs[index], method)(*args, **kwargs)
-        except Exception as error:
-            raise raised_in(env_name(envs[index]), index, len(envs), method, error) from error
+    places = [(env_name(e), index, len(envs)) for index, e in enumerate(envs)]
 
     def begin(index: int, episode: int) -> tuple[int, int, Any]:
         # A copy, as an environment may write its next observation into the same array.
-        return index, episode, np.array(call(index, "reset", seed=seed + episode)[0])
+        return index, episode, np.array(call(envs[index], places[index], "reset", seed=seed + episode)[0])
 
     limits = [max_episode_steps or _own_limit(e) or MAX_EPISODE_STEPS for e in envs]
     active = [begin(index, episode) for index, episode in zip(range(len(envs)), waiting, strict=False)]
@@ -141,7 +137,7 @@ def _play(
         actions = policy(np.stack([observation for _, _, observation in active]))
         still_active = []
         for (index, i, _), action in zip(active, actions, strict=True):
-            observation, reward, terminated, truncated, info = call(index, "step", action)
+            observation, reward, terminated, truncated, info = call(envs[index], places[index], "step", action)
             returns[i] += float(reward)
             lengths[i] += 1
             if not (terminated or truncated) and lengths[i] < limits[index]:

@@ -138,7 +138,7 @@ class TrainingRun:
         finally:
             for env in new:
                 env.close()
-            if state is not None:
+            if collector is not None and state is not None:
                 self._pending = None if any(env["unknown"] for env in state["environments"]["envs"]) else state
                 self._begin_episodes(collector)
 
@@ -257,9 +257,11 @@ class TrainingRun:
         return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
 
     def _overlapped_collector(self) -> OverlappedCollector:
-        config, policy = self.config, self.learner.policy
+        config, policy, source = self.config, self.learner.policy, self.env_source
+        if isinstance(source, gym.Env):
+            raise ConfigError("overlap", True, "False for one environment; give its id or a function that makes it")
         spec = CollectorSpec(
-            self.env_source,
+            source,
             config.num_envs,
             config.engine,
             config.env_threads or max(1, default_threads(config.num_envs) - 1),  # the learner has a core

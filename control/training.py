@@ -34,12 +34,15 @@ RETURN_WINDOW = 20
 """The live return is the mean over this many last training episodes."""
 
 
-def train(run: TrainingRun, callback: BaseCallback, progress_bar: bool) -> None:
-    """Iterate until the schedule of the run ends, a callback stops it, or Ctrl-C does.
+def train(
+    run: TrainingRun, callback: BaseCallback, progress_bar: bool, evaluate: Callable[..., EvaluationResult]
+) -> None:
+    """Iterate until the schedule of the run ends, a callback stops it, or Ctrl-C does; then finish it.
 
     Args:
         run: Its directory, where it has one, gets metrics and checkpoints.
         callback: Attached to the algorithm already.
+        evaluate: Of the algorithm.
         progress_bar: Show the live line.
 
     Raises:
@@ -64,7 +67,9 @@ def train(run: TrainingRun, callback: BaseCallback, progress_bar: bool) -> None:
                     last_checkpoint = time.monotonic()
             if directory is not None:
                 directory.save_checkpoint(run.snapshot())
-    callback.on_training_end()
+    if directory is not None and not stop.interrupted:
+        finish_run(run, evaluate)
+    callback.on_training_end()  # last, so that its failure costs nothing
     if stop.interrupted:
         raise KeyboardInterrupt
 

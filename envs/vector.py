@@ -134,10 +134,28 @@ class VectorEnv:
             env.close()
 
     def _call(self, index: int, method: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return getattr(self.envs[index], method)(*args, **kwargs)
-        except Exception as error:
-            raise raised_in(self.name, index, self.num_envs, method, error) from error
+        return call(self.envs[index], (self.name, index, self.num_envs), method, *args, **kwargs)
+
+
+def call(env: gym.Env, place: tuple[str, int, int], method: str, *args: Any, **kwargs: Any) -> Any:
+    """What a method of an environment returns; a simulator that takes 31 bits at most gets the lower ones of a seed.
+
+    Args:
+        env: The environment.
+        place: Its name, its index and the number of environments.
+        method: Name of the method.
+        args: Of the method.
+        kwargs: Of the method.
+
+    Raises:
+        EnvironmentFailure: It raised.
+    """
+    try:
+        return getattr(env, method)(*args, **kwargs)
+    except Exception as error:
+        if kwargs.get("seed", 0) >= 2**31:
+            return call(env, place, method, *args, **{**kwargs, "seed": kwargs["seed"] % 2**31})
+        raise raised_in(*place, method, error) from error
 
 
 def raised_in(name: str, index: int, num_envs: int, method: str, error: Exception) -> EnvironmentFailure:

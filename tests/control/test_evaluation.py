@@ -181,3 +181,27 @@ def test_a_stop_by_a_callback_ends_like_a_complete_run(tmp_path):
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["total_steps"], summary["eval_episodes"]) == (96, 3)
     assert (tmp_path / "run" / "curve.png").exists()
+
+
+class TakesInt32(IdentityEnv):
+    def reset(self, *, seed=None, options=None):
+        np.int32(seed or 0)  # raises where a C function would
+        return super().reset(seed=seed, options=options)
+
+
+def test_simulators_that_take_31_bits_get_seeds_of_as_many():
+    seeds = np.random.SeedSequence(0).generate_state(8)
+    assert seeds.max() >= 2**31
+    R2VPO(TakesInt32, **{**SMALL, "num_envs": 8}).learn(96)
+    result = evaluate_policy(still, TakesInt32, 1, seed=2**31 + 5)
+    assert result == evaluate_policy(still, IdentityEnv, 1, seed=5)
+
+
+def test_a_callback_that_fails_at_the_end_costs_nothing(tmp_path):
+    class Fails(BaseCallback):
+        def _on_training_end(self):
+            raise ZeroDivisionError("at the end")
+
+    with pytest.raises(ZeroDivisionError):
+        R2VPO(IdentityEnv, run_dir=tmp_path / "run", **SMALL).learn(48, callback=Fails())
+    assert "eval_return_mean" in json.loads((tmp_path / "run" / "summary.json").read_text())
