@@ -51,7 +51,7 @@ def _stated(text: str, truth: str) -> str:
     # Left to itself math-verify takes all boxes of a text for one set: two of them, 3 and then 5, would be {3, 5}.
     boxes = _boxes(text)
     if len(boxes) == 1:
-        return _tidy(text)
+        return f"\\boxed{{{_tidy(text)}}}" if text.strip() == truth and "$" not in truth else _tidy(text)
     several = "," in truth and truth[0] not in "([" and quantity(truth) is None
     together = several and not any("," in box for box in boxes[1:])
     content = ", ".join(dict.fromkeys(map(_tidy, boxes[1:]))) if together else _tidy(boxes[-1])

@@ -1,4 +1,4 @@
-"""Reward functions by name: those shipped here, and a user's own (``package.module:function``, ``file.py:function``)."""
+"""Reward functions by name: those shipped here, and the user's: ``package.module:function``, ``file.py:function``."""
 
 from __future__ import annotations
 
