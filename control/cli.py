@@ -74,7 +74,7 @@ class EvaluateCommand:
     seed: int | None = None
     """First reset seed; by default one derived from the training seed."""
     max_episode_steps: int | None = None
-    """Steps at which an episode is cut; by default the environment's own time limit, and 5000 where it has none."""
+    """Steps at which an episode is cut; by default the environment's own time limit, and 2000 where it has none."""
     video: bool = False
     """Film one episode into video.mp4 beside the run, or video-2.mp4 and so on where there are films."""
     json: Path | None = None

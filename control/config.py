@@ -190,7 +190,7 @@ class ControlConfig:
     """Episodes of the evaluation that closes a run with a run directory; 0 leaves it out."""
     eval_max_episode_steps: Count | None = None
     """Steps at which evaluations cut an episode that has not ended. None takes the environment's own time limit, and
-    5000 where it has none."""
+    2000 where it has none."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""

@@ -21,7 +21,7 @@ BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
 EVALUATION_SEED = 1_000_000
 """Evaluation episodes are seeded from here on, the training seed added, far from where training takes its own."""
 
-MAX_EPISODE_STEPS = 5_000
+MAX_EPISODE_STEPS = 2_000
 """Steps at which an evaluation cuts an episode where nobody gave a limit and the environment has none."""
 
 

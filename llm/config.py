@@ -27,6 +27,45 @@ from r2vpo.validation import (
 
 Algo = Literal["on-policy", "off-policy"]
 
+_ELSEWHERE = {
+    "num_generations": "it is called group_size here",
+    "num_iterations": "it is called epochs here",
+    "num_train_epochs": "the length of a run is total_rollouts here, counted in completions",
+    "max_steps": "the length of a run is total_rollouts here, counted in completions",
+    "max_completion_length": "it is called max_completion_tokens here",
+    "max_prompt_length": "it is called max_prompt_tokens here",
+    "per_device_train_batch_size": "minibatch_size completions make a step; tokens_per_micro_batch splits them",
+    "gradient_accumulation_steps": "minibatch_size completions make a step; tokens_per_micro_batch splits them",
+    "steps_per_generation": "prompts_per_iteration * group_size completions are generated, minibatch_size make a step",
+    "generation_batch_size": "prompts_per_iteration * group_size completions are generated at a time",
+    "beta": "there is no KL term and no reference model; lam weighs the penalty on the ratio variance",
+    "kl_coef": "there is no KL term and no reference model; lam weighs the penalty on the ratio variance",
+    "epsilon": "R²VPO does not clip; objective='ppo_clip' does, with objective_kwargs={'eps': ...}",
+    "epsilon_high": "R²VPO does not clip; objective='clip_higher' does, with objective_kwargs={'eps_high': ...}",
+    "clip_range": "R²VPO does not clip; objective='ppo_clip' does, with objective_kwargs={'eps': ...}",
+    "loss_type": "objective and loss_aggregation say it here",
+    "importance_sampling_level": "objective='gspo' weighs whole sequences",
+    "scale_rewards": "it is called advantage_scale here",
+    "reward_funcs": "it is called reward here",
+    "train_dataset": "it is called dataset here",
+    "lr_scheduler_type": "it is called lr_schedule here",
+    "warmup_steps": "it is called warmup_iterations here",
+    "warmup_ratio": "it is called warmup_iterations here, counted in iterations",
+    "use_vllm": "engine='vllm' here",
+    "vllm_gpu_memory_utilization": "it is called vllm_memory here",
+    "attn_implementation": "it is called attention here",
+    "torch_dtype": "it is called dtype here",
+    "bf16": "mixed_precision='bf16' here",
+    "fp16": "mixed_precision takes bf16 or no; dtype='float16' loads the weights so",
+    "peft_config": "lora_rank and lora_alpha make adapters here",
+    "eval_steps": "it is called eval_every here, counted in iterations",
+    "save_steps": "checkpoint_seconds is the time between checkpoints here",
+    "logging_steps": "every iteration is logged",
+    "output_dir": "run_dir is where a run is written here",
+    "report_to": "run_dir gets the events for TensorBoard, with everything else of the run",
+    "verbose": "--quiet hides the live line",
+}
+
 
 @dataclass(frozen=True)
 class LLMConfig:
@@ -37,6 +76,8 @@ class LLMConfig:
         *("prompts_per_iteration", "minibatch_size", "learning_rate", "max_completion_tokens", "engine"),
     )
     """Settings that ``--help`` shows; ``--help-advanced`` shows all."""
+    ELSEWHERE: ClassVar[dict[str, str]] = _ELSEWHERE
+    """What the names that TRL and others give to settings are here."""
 
     model: str = "arithmetic"
     """Directory, hub name, SmolLM2-135M-Instruct, or a tiny model that is made here in a minute: arithmetic, and

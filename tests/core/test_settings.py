@@ -107,3 +107,25 @@ def test_a_hidden_setting_is_still_a_flag():
 @pytest.mark.parametrize("kind", [ControlConfig, LLMConfig, ControlTrain, LLMTrain])
 def test_every_setting_says_what_it_is(kind):
     assert all(field_docs(kind)[f.name] for f in fields(kind))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("num_generations", "group_size"),
+        ("beta", "no KL term"),
+        ("per_device_train_batch_size", "minibatch_size"),
+        ("max_completion_length", "max_completion_tokens"),
+    ],
+)
+def test_names_of_trl_are_answered_with_the_name_here(name, said, capsys):
+    assert main(["llm", "train", f"--{name.replace('_', '-')}", "8"]) == 1
+    assert re.search(f"{name}='8' .* must be left out: .*{said}", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kind", [ControlConfig, LLMConfig])
+def test_names_of_others_are_no_settings_and_their_answers_name_some(kind):
+    known = {f.name for f in fields(kind)}
+    assert not known & set(kind.ELSEWHERE)
+    called = [re.search(r"it is called (\w+) here", answer) for answer in kind.ELSEWHERE.values()]
+    assert {match[1] for match in called if match} <= known
