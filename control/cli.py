@@ -155,8 +155,9 @@ def _run(model: R2VPO, command: TrainCommand | ResumeCommand, more_steps: int | 
     assert model.run is not None
     path = model.run.path
     config = model.config
+    steps = config.total_steps if more_steps is None else model.num_timesteps + more_steps
     print(
-        f"{config.objective} {config.algo} on {config.env}: {config.total_steps:,} steps, seed {config.seed}, "
+        f"{config.objective} {config.algo} on {config.env}: {steps:,} steps, seed {config.seed}, "
         f"{config.num_envs} environments ({model.engine}) -> {path}"
     )
     try:

@@ -102,7 +102,7 @@ def record_video(
 
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    filmed = make_env(env, render_mode="rgb_array", **_camera(env, size), **env_kwargs)
+    filmed = make_env(env, render_mode="rgb_array", **_camera(env, size, env_kwargs), **env_kwargs)
     try:
         observation, _ = filmed.reset(seed=seed)
         fps = int(filmed.metadata.get("render_fps", 30))
@@ -120,11 +120,11 @@ def record_video(
     return path
 
 
-def _camera(env: EnvSource, size: int | None) -> dict[str, Any]:
+def _camera(env: EnvSource, size: int | None, env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that film a MuJoCo task in this size, and with the camera that follows the body where there is one."""
     if not isinstance(env, str):
         return {}
-    plain = make_env(env)
+    plain = make_env(env, **env_kwargs)
     model: Any = getattr(plain.unwrapped, "model", None)
     plain.close()
     if not hasattr(model, "ncam"):

@@ -106,7 +106,7 @@ def env_name(env: EnvSource | gym.Env) -> str:
 
 
 def _suggestion(env_id: str) -> str:
-    close = difflib.get_close_matches(env_id, list(gym.registry), n=3)
+    close = difflib.get_close_matches(env_id, gym.registry.keys() - {env_id.rpartition(":")[2]}, n=3)
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 

@@ -71,7 +71,7 @@ class SeedStudy:
         if count < 1:
             raise ConfigError("seeds", count, "a whole number of at least 1")
         config = resolve_config(settings)
-        env = make_env(config.env)
+        env = make_env(config.env, **config.env_kwargs)
         try:
             require_box_spaces(env)
         finally:

@@ -15,6 +15,7 @@ from r2vpo.control.callbacks import BaseCallback, Model
 from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, evaluate_policy
 from r2vpo.control.experiments.job import Job, SeedJob
 from r2vpo.control.presets import VARIANTS, config_dict
+from r2vpo.envs.making import env_with
 from r2vpo.runs.directory import CONFIG, newest_metrics, read_metrics
 from r2vpo.runs.provenance import provenance
 from r2vpo.runs.workers import Line, say, serve
@@ -92,8 +93,9 @@ def describe_run(
         Identity, scores, curve, speed and provenance; ``success_rate`` only where the task tells success.
     """
     policies: dict[str, BatchPolicy] = {"deterministic": act(True), "stochastic": act(False)}
+    env = env_with(job.env, config.get("env_kwargs", {}))
     results = {
-        kind: evaluate_policy(policy, job.env, job.eval_episodes, EVALUATION_SEED + job.seed)
+        kind: evaluate_policy(policy, env, job.eval_episodes, EVALUATION_SEED + job.seed)
         for kind, policy in policies.items()
     }
     steps, returns = episodes.curve(job.total_steps)
