@@ -14,7 +14,7 @@ from r2vpo.control.config import ControlConfig
 from r2vpo.control.experiments.figures import plot_seeds
 from r2vpo.control.experiments.job import SeedJob
 from r2vpo.control.presets import config_dict, resolve_config
-from r2vpo.envs.making import make_env, require_box_spaces
+from r2vpo.envs.making import env_with, make_env, require_box_spaces
 from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.processes import usable_cores
 from r2vpo.runs.checkpoint import write_text_atomically
@@ -71,7 +71,7 @@ class SeedStudy:
         if count < 1:
             raise ConfigError("seeds", count, "a whole number of at least 1")
         config = resolve_config(settings)
-        env = make_env(config.env, **config.env_kwargs)
+        env = make_env(env_with(config.env, config.env_kwargs))
         try:
             require_box_spaces(env)
         finally:
