@@ -43,7 +43,7 @@ class VectorEnv:
         num_envs: N.
 
     Raises:
-        ConfigError: Unknown id, or spaces that are not Boxes.
+        ConfigError: Unknown id, spaces that are not Boxes, or a function that returns the same environment twice.
     """
 
     engine: ClassVar[str] = "gymnasium"
@@ -57,6 +57,9 @@ class VectorEnv:
             self.envs = [env]
         else:
             self.envs = [make_env(env) for _ in range(num_envs)]
+            if len({id(made.unwrapped) for made in self.envs}) < num_envs:
+                wanted = "a function that makes a new environment each time; it returned one object twice"
+                raise ConfigError("env", env_name(env), wanted)
         self.name = env_name(env)
         self.spec = self.envs[0].spec
         self.num_envs = num_envs
@@ -102,7 +105,7 @@ class VectorEnv:
         for i in range(self.num_envs):
             observation, rewards[i], terminated[i], truncated[i], _ = self._call(i, "step", actions[i])
             if terminated[i] or truncated[i]:
-                finals[i] = np.asarray(observation)
+                finals[i] = np.array(observation)  # a copy: the reset may write into the same array
                 observation = self._call(i, "reset")[0]
             self.observations[i] = observation
         step = VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)

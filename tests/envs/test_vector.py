@@ -1,5 +1,6 @@
 """Environments side by side: each as if it were alone."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from small_envs import CountingEnv
@@ -45,3 +46,31 @@ def test_environments_of_neighbouring_seeds_differ():
 def test_one_environment_object_cannot_be_many():
     with pytest.raises(ConfigError, match="num_envs=2"):
         VectorEnv(CountingEnv(), 2)
+
+
+def test_a_function_that_returns_one_environment_twice_is_refused():
+    shared = CountingEnv()
+    with pytest.raises(ConfigError, match="one object twice"):
+        VectorEnv(lambda: shared, 2)
+    with pytest.raises(ConfigError, match="one object twice"):
+        VectorEnv(lambda: gym.wrappers.TimeLimit(shared, 5), 2)
+
+
+class OneBuffer(CountingEnv):
+    """Writes every observation into the same array."""
+
+    buffer = None
+
+    def _observe(self):
+        self.buffer = np.zeros(1, np.float32) if self.buffer is None else self.buffer
+        self.buffer[:] = super()._observe()
+        return self.buffer
+
+
+def test_the_reset_does_not_overwrite_a_final_observation():
+    envs = VectorEnv(OneBuffer, 2)
+    envs.reset(0)
+    steps = [envs.step(np.zeros((2, 1), np.float32)) for _ in range(4)]
+    # Three steps to an episode: it ends at 3, and the next one, episode 1, begins at 100.
+    assert [float(step.observations[0, 0]) for step in steps] == [1, 2, 100, 101]
+    assert {i: final.tolist() for i, final in steps[2].final_observations.items()} == {0: [3.0], 1: [3.0]}
