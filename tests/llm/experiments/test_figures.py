@@ -50,14 +50,16 @@ def plotted(path="run", **config):
     return PlottedRun(Path(path), config, [{"step": 1}])
 
 
-def test_plot_writes_the_three_figures_beside_the_first_run(tmp_path, capsys):
+def test_plot_of_several_runs_writes_the_three_figures_into_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     runs = [
         write_run(tmp_path / f"{method}-{seed}", method, seed) for method in ("r2vpo-off", "grpo") for seed in (0, 1)
     ]
     assert main(["plot", *map(str, runs)]) == 0
-    expected = [runs[0] / name for name in ("curve.png", "figure2.png", "figure3.png")]
-    assert capsys.readouterr().out.split() == [str(path) for path in expected]
-    assert all(path.read_bytes().startswith(PNG) for path in expected)
+    expected = ["curves.png", "curves-figure2.png", "curves-figure3.png"]
+    assert capsys.readouterr().out.split() == expected
+    assert all((tmp_path / name).read_bytes().startswith(PNG) for name in expected)
+    assert not any((run / "curve.png").exists() for run in runs)
 
 
 def test_output_can_be_a_picture_or_a_folder(tmp_path, monkeypatch, capsys):
