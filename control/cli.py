@@ -214,7 +214,7 @@ def _report(path: Path, json_copy: Path | None, film: Path | None) -> None:
     print(f"trained     {summary['train_seconds']:.0f} s, {summary['steps_per_second']:,.0f} steps/s, {steps}")
     for name, reason in summary.get("missing", {}).items():
         print(f"no {name}: {reason}", file=sys.stderr)
-    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", film), ("model", CHECKPOINT)):
+    for name, file in (("summary", SUMMARY), ("curve", CURVE), ("video", film and film.name), ("model", CHECKPOINT)):
         if file is not None and (path / file).exists():
             print(f"{name:<12}{path / file}")
 

@@ -92,12 +92,15 @@ def test_a_film_replaces_no_other(run, tmp_path, capsys, monkeypatch):
     for name in ("video.mp4", "video-2.mp4", "video-3.mp4"):
         assert main(["control", "evaluate", str(model), "--episodes", "1", "--video"]) == 0
         assert capsys.readouterr().out.split()[-1] == str(model / name)
+    monkeypatch.chdir(tmp_path)
+    assert main(["control", "train", "--resume", "run", "--quiet", "--video"]) == 0
+    assert "video       run/video-4.mp4" in capsys.readouterr().out
     monkeypatch.setattr("r2vpo.control.pictures.record_video", lambda *_, **__: 1 / 0)
     assert main(["control", "train", "--resume", str(model), "--quiet", "--video"]) == 0
     said = capsys.readouterr()
     assert "no video: ZeroDivisionError" in said.err
     assert "video " not in said.out
-    assert len(list(model.glob("*.mp4"))) == 3
+    assert len(list(model.glob("*.mp4"))) == 4
 
 
 def test_run_says_which_engine_steps_the_environments(tmp_path, capsys):
