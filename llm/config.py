@@ -245,6 +245,7 @@ def _check_texts_and_rewards(config: LLMConfig) -> None:
 METHODS: dict[str, dict[str, Any]] = {
     "r2vpo-off": {"algo": "off-policy", "objective": "r2vpo"},
     "r2vpo-on": {"algo": "on-policy", "objective": "r2vpo"},
+    "onesided": {"algo": "off-policy", "objective": "onesided"},
     "grpo": {"algo": "on-policy", "objective": "ppo_clip"},
     "grpo-replay": {"algo": "off-policy", "objective": "ppo_clip"},
     "clip_higher": {"algo": "on-policy", "objective": "clip_higher"},

@@ -55,6 +55,28 @@ def r2vpo(
     return _loss(ratio * advantage - lam * (ratio - 1.0).square(), mask)
 
 
+def onesided(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, lam: float = 0.04
+) -> Tensor:
+    """:func:`r2vpo` with a brake only on the way out: the penalty never turns a sample's gradient round. Ours.
+
+    Where the ratio has moved the way its advantage points, ``A (rho - 1) > 0``, the gradient weight is
+    ``rho A max(0, 1 - 2 lam abs(rho - 1) / abs(A))``, which is Eq. 11 up to where it would change its sign and 0 from
+    there on; elsewhere it is ``rho A``. The value is the integral of that weight, 0 where A = 0.
+
+    Args:
+        log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
+        lam: The dual variable lambda, at least 0. Larger values brake earlier.
+    """
+    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    ratio = _ratio(log_ratio)
+    excess = ratio - 1.0
+    braked = ratio * advantage - lam * excess.square()
+    stopped = advantage + advantage.square() / (4.0 * lam)  # the braked value at its highest, A = 2 lam (rho - 1)
+    outward = torch.where(2.0 * lam * excess.abs() < advantage.abs(), braked, stopped)
+    return _loss(torch.where(advantage * excess > 0, outward, ratio * advantage), mask)
+
+
 def ppo_clip(
     log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, eps: float = 0.2
 ) -> Tensor:
@@ -167,7 +189,8 @@ def none(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor
 
 
 OBJECTIVES: dict[str, SurrogateFunction] = {
-    function.__name__: function for function in (r2vpo, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
+    function.__name__: function
+    for function in (r2vpo, onesided, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
 }
 """Every objective by the name that :func:`make_objective` and the command line take."""
 

@@ -32,7 +32,11 @@ from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.update import PolicyUpdater
 from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_dual, check_fields, check_objective
 
-_ELSEWHERE = {("r2vpo", "lam"): "the setting lam", ("ppo_clip", "eps"): "the setting clip_range"}
+_ELSEWHERE = {
+    ("r2vpo", "lam"): "the setting lam",
+    ("onesided", "lam"): "the setting lam",
+    ("ppo_clip", "eps"): "the setting clip_range",
+}
 _LOGGED = ("ratio_variance", "max_ratio", "ess", "sign_flip", "grad_norm", "gradient_steps", "skipped_steps")
 
 

@@ -14,6 +14,9 @@ CASES = [
     ("r2vpo", {}),
     ("r2vpo", {"lam": 0.0}),
     ("r2vpo", {"lam": 1.3}),
+    ("onesided", {}),
+    ("onesided", {"lam": 0.0}),
+    ("onesided", {"lam": 1.3}),
     ("ppo_clip", {}),
     ("ppo_clip", {"eps": 0.05}),
     ("clip_higher", {}),
@@ -32,6 +35,7 @@ CASES = [
 ]
 DEFAULTS = {
     "r2vpo": {"lam": 0.04},
+    "onesided": {"lam": 0.04},
     "ppo_clip": {"eps": 0.2},
     "clip_higher": {"eps_low": 0.2, "eps_high": 0.28},
     "gppo": {"eps_low": 0.2, "eps_high": 0.28},
@@ -60,6 +64,12 @@ def value_and_weight(name, rho, a, log_prob, lam=0.0, eps=0.0, eps_low=0.0, eps_
     """J of one sample and the weight c of grad log pi."""
     if name == "r2vpo":
         return rho * a - lam * (rho - 1) ** 2, (a - 2 * lam * (rho - 1)) * rho
+    if name == "onesided":
+        if a * (rho - 1) <= 0 or lam == 0:
+            return rho * a, rho * a
+        # The weight on the way out is A - 2 lam (rho - 1), which ends at this distance.
+        x = math.copysign(min(abs(rho - 1), abs(a) / (2 * lam)), a)
+        return a + a * x - lam * x**2, rho * a * max(0.0, 1 - 2 * lam * abs(rho - 1) / abs(a))
     if name == "spo":
         return rho * a - abs(a) * (rho - 1) ** 2 / (2 * eps), (a - abs(a) * (rho - 1) / eps) * rho
     if name == "none":
@@ -217,7 +227,7 @@ def test_r2vpo_gradient_changes_sign_where_the_penalty_outweighs_the_advantage(a
     assert abs(grad[1]) < 1e-2 * grad[2]
 
 
-@pytest.mark.parametrize(("name", "pulls"), [("r2vpo", True), ("spo", False), ("ppo_clip", False)])
+@pytest.mark.parametrize(("name", "pulls"), [("r2vpo", True), ("onesided", False), ("spo", False), ("ppo_clip", False)])
 def test_only_r2vpo_pulls_samples_of_zero_advantage_back(name, pulls):
     log_prob = torch.tensor([0.7, -0.7], dtype=torch.float64)
     _, grad = loss_and_grad(name, {}, log_prob, torch.zeros(2), torch.zeros(2))
@@ -265,8 +275,8 @@ def test_call_overrides_what_was_bound():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_only_r2vpo_uses_the_dual_variable(name):
-    assert make_objective(name).uses_dual == (name == "r2vpo")
+def test_r2vpo_and_its_one_sided_form_use_the_dual_variable(name):
+    assert make_objective(name).uses_dual == (name in ("r2vpo", "onesided"))
 
 
 @pytest.mark.parametrize(
