@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from r2vpo.advantages import group_relative_advantages
-from r2vpo.errors import ConfigError, RolloutError
+from r2vpo.errors import RolloutError
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data.prompts import row_tokens
+from r2vpo.llm.data.problems import Problem
 from r2vpo.llm.data.rows import fingerprint
 from r2vpo.llm.distributed import AcceleratedProcesses
-from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling, context_length
+from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
 from r2vpo.llm.experience import pack
 from r2vpo.llm.rewards.calling import RewardFunction, TrainerState
 from r2vpo.llm.rewards.scoring import RewardBatch, score_rows
 from r2vpo.llm.rewards.watch import VerdictWatch
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A row of the dataset with its tokens."""
-
-    row: dict[str, Any]
-    tokens: tuple[int, ...]
-    """Prompt, without padding."""
 
 
 class PromptStream:
@@ -70,38 +55,6 @@ class PromptStream:
             taken.append(self.problems[self._order[place]])
             self.dealt += 1
         return taken
-
-
-def make_problems(
-    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, config: LLMConfig
-) -> list[Problem]:
-    """Tokenise the prompts and leave out those that are too long, saying how many.
-
-    Raises:
-        ConfigError: The prompt column is missing, or every prompt is longer than ``max_prompt_tokens``.
-    """
-    problems = []
-    for row in rows:
-        tokens = row_tokens(row, tokenizer, config)
-        if len(tokens) <= config.max_prompt_tokens:
-            problems.append(Problem(row, tuple(tokens)))
-    dropped = len(rows) - len(problems)
-    if rows and not problems:
-        raise ConfigError(
-            "max_prompt_tokens", config.max_prompt_tokens, f"larger: all {dropped} prompts of the dataset are longer"
-        )
-    if dropped:
-        _log.warning("left out %d of %d problems: longer than %d tokens", dropped, len(rows), config.max_prompt_tokens)
-    return problems
-
-
-def check_context(model: PreTrainedModel, config: LLMConfig) -> None:
-    """Raise ConfigError when prompt and completion together do not fit the model's context."""
-    context = context_length(model)
-    if context is not None and config.max_prompt_tokens + config.max_completion_tokens > context:
-        room = context - config.max_prompt_tokens
-        length = f"the model's context is {context} tokens, max_prompt_tokens {config.max_prompt_tokens}"
-        raise ConfigError("max_completion_tokens", config.max_completion_tokens, f"at most {room}: {length}")
 
 
 @dataclass

@@ -25,8 +25,6 @@ from r2vpo.validation import (
     upgraded,
 )
 
-Algo = Literal["on-policy", "off-policy"]
-
 _ELSEWHERE = {
     "num_generations": "it is called group_size here",
     "num_iterations": "it is called epochs here",
@@ -85,7 +83,7 @@ class LLMConfig:
     """Held-out problems; None takes the test split of the dataset where it has one."""
     method: str = "r2vpo-off"
     """Named algorithm that fills in algo, objective and what its paper prescribes."""
-    algo: Algo = "off-policy"
+    algo: Literal["on-policy", "off-policy"] = "off-policy"
     """on-policy discards each rollout after its update (Algorithm 1); off-policy replays the last few (Algorithm 2)."""
     objective: str = "r2vpo"
     """Surrogate objective; ppo_clip makes this trainer GRPO."""
@@ -166,6 +164,8 @@ class LLMConfig:
     """Seconds after which a verifier process is stopped; its verdict is then missing, not 0."""
     prompt_column: str = "prompt"
     """Column of the dataset that holds the prompt: text, or chat messages."""
+    answer_column: str = "answer"
+    """Column that holds the ground truth; rewards get it as answer."""
     prompt_template: str | None = None
     """Text around a plain prompt, with {prompt} in it."""
     system_prompt: str | None = None

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from r2vpo.errors import CheckpointError
-from r2vpo.llm.collection import Collector, Group, Problem
+from r2vpo.llm.collection import Collector, Group
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.data.problems import Problem
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import RolloutEngine
 from r2vpo.llm.learner import TokenLearner

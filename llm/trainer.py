@@ -6,22 +6,25 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from r2vpo.errors import CheckpointError, ConfigError, RunDirectoryError
-from r2vpo.llm.collection import Collector, PromptStream, check_context, make_problems
+from r2vpo.llm.collection import Collector, PromptStream
 from r2vpo.llm.config import LLMConfig, resolve_config
 from r2vpo.llm.data.files import Row
+from r2vpo.llm.data.problems import check_context, make_problems
 from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows, with_prompts
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.learner import TokenLearner, half_precision
+from r2vpo.llm.models.checks import check_objects, check_trainable, check_vocabulary, padding_id
 from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained
 from r2vpo.llm.models.token_policy import TokenPolicy
-from r2vpo.llm.rewards.calling import RewardFunction, check_columns, reward_names
+from r2vpo.llm.rewards.calling import RewardFunction, check_columns, reward_list, reward_names
 from r2vpo.llm.rewards.registry import make_reward
 from r2vpo.llm.run import Run, restore_snapshot
 from r2vpo.llm.training import accuracy, finish_run, run_training
@@ -113,8 +116,10 @@ class R2VPOTrainer(Run):
         if config.torch_threads:
             torch.set_num_threads(config.torch_threads)
         processes = AcceleratedProcesses()
-        own = None if given.rows is None else with_prompts(given.rows, config.prompt_column)
-        rows = _rows(config, config.dataset, "train") if own is None else own
+        if given.rows is None:
+            rows = _rows(config, config.dataset, "train")
+        else:
+            rows = with_prompts(given.rows, config.prompt_column, config.answer_column, "train_dataset")
         eval_rows = _held_out_rows(config, given)
         functions = _reward_functions(config, given)
         directory = None
@@ -122,13 +127,14 @@ class R2VPOTrainer(Run):
             directory = RunDirectory(run_dir, {"kind": "llm", **asdict(config)} if new else None)
         try:
             model, tokenizer = _load_model(config, given, processes)
-            check_context(model, config)
             problems = make_problems(rows, tokenizer, config)
             eval_problems = make_problems(eval_rows[: config.eval_problems], tokenizer, config)
-            for name, function in functions:
-                check_columns(name, function, rows, config.prompt_column)
+            check_vocabulary(model, tokenizer, (p.tokens for p in (*problems, *eval_problems)), config.model)
+            check_context(model, config, problems)
+            for (name, function), some in product(functions, filter(None, (rows, eval_rows))):
+                check_columns(name, function, some, config.prompt_column)
             policy, generator = TokenPolicy(model, config.temperature), torch.Generator().manual_seed(config.seed)
-            learner = TokenLearner(policy, config, generator, processes, tokenizer.pad_token_id)
+            learner = TokenLearner(policy, config, generator, processes, padding_id(tokenizer))
             engine, engine_name = _start_engine(config, model, tokenizer)
             decode: Any = partial(tokenizer.decode, skip_special_tokens=True)
             stream = PromptStream(problems, config.seed)
@@ -216,15 +222,16 @@ def _sorted_arguments(
         settings["model"] = model
     elif model is not None:
         given.model = model
-        settings["model"] = getattr(model.config, "_name_or_path", "") or GIVEN
+        settings["model"] = getattr(getattr(model, "config", None), "_name_or_path", "") or GIVEN
     for name, dataset in (("dataset", train_dataset), ("eval_dataset", eval_dataset)):
         if dataset is not None:
             settings[name] = dataset if isinstance(dataset, str) else GIVEN
-    given.rows = None if train_dataset is None or isinstance(train_dataset, str) else as_rows(train_dataset)
-    given.eval_rows = None if eval_dataset is None or isinstance(eval_dataset, str) else as_rows(eval_dataset)
+    given.rows, given.eval_rows = (
+        None if dataset is None or isinstance(dataset, str) else as_rows(dataset, field=field)
+        for field, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset))
+    )
     if reward_funcs is not None:
-        single = isinstance(reward_funcs, str) or callable(reward_funcs)
-        given.rewards = [reward_funcs] if single else list(reward_funcs)  # type: ignore[list-item, arg-type]
+        given.rewards = reward_list(reward_funcs)
         settings["reward"] = reward_names(given.rewards)
     return given, settings
 
@@ -233,13 +240,13 @@ def _rows(config: LLMConfig, name: str, split: str) -> Sequence[Row]:
     if name == GIVEN:
         field = "train_dataset" if split == "train" else "eval_dataset"
         raise ConfigError(field, None, "the rows that this run was started with")
-    return load_rows(name, split, prompt_column=config.prompt_column)
+    return load_rows(name, split, prompt_column=config.prompt_column, answer_column=config.answer_column)
 
 
 def _held_out_rows(config: LLMConfig, given: _Given) -> Sequence[Row]:
     """Rows to evaluate on; none where neither the caller nor the dataset has a held-out part."""
     if given.eval_rows is not None:
-        return with_prompts(given.eval_rows, config.prompt_column)
+        return with_prompts(given.eval_rows, config.prompt_column, config.answer_column, "eval_dataset")
     if config.eval_dataset is not None:
         return _rows(config, config.eval_dataset, "test")
     if given.rows is not None or not has_held_out_split(config.dataset):
@@ -265,9 +272,9 @@ def _load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model on this process's device, and its tokenizer."""
     if given.model is not None:
-        if given.tokenizer is None:
-            raise ConfigError("processing_class", None, "a tokenizer where the model is passed as an object")
-        return given.model.to(processes.device), given.tokenizer
+        check_objects(given.model, given.tokenizer)
+        check_trainable(given.model, type(given.model).__name__)
+        return given.model.to(processes.device), cast("PreTrainedTokenizerBase", given.tokenizer)
     if config.model == GIVEN:
         raise ConfigError("model", None, "the model object that this run was started with")
     tokenizer = given.tokenizer or load_tokenizer(config.model, trust_remote_code=config.trust_remote_code)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from r2vpo.errors import NoVerdicts, OutOfMemory
-from r2vpo.llm.collection import Collector, Group, Problem, describe, to_iteration
+from r2vpo.llm.collection import Collector, Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.data.problems import Problem
 from r2vpo.llm.engines.base import Sampling
 from r2vpo.llm.experience import unpack
 from r2vpo.llm.learner import TokenLearner

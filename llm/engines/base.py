@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+CONTEXT_NAMES = ("max_position_embeddings", "max_seq_len", "seq_length", "max_sequence_length")
+"""Names in configurations of the longest sequence; the first is by far the most usual, MPT and ChatGLM have others."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
@@ -133,8 +137,9 @@ def check_request(
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Longest sequence the model was built for, in tokens, or None where its config names none."""
-    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(length) if length else None
+    config = model.config.get_text_config()
+    lengths = [getattr(config, name, None) for name in CONTEXT_NAMES]
+    return next((int(length) for length in lengths if isinstance(length, int | float) and length > 0), None)
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

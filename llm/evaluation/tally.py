@@ -11,7 +11,7 @@ import numpy as np
 
 from r2vpo.llm.evaluation.completions import Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
-from r2vpo.stats import bootstrap_interval
+from r2vpo.runs.stats import bootstrap_interval
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from r2vpo.runs.plotting import new_figure, save_figure
+from r2vpo.runs.stats import bootstrap_interval, interquartile_mean, summarise
 from r2vpo.runs.workers import Line
-from r2vpo.stats import bootstrap_interval, interquartile_mean, summarise
 
 BASELINE = "grpo"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from r2vpo.errors import RewardError
+from r2vpo.errors import ConfigError, RewardError
 
 RewardFunction = Callable[..., Any]
 """``f(prompts=..., completions=..., **columns) -> [B]`` numbers, None where there is no verdict; may be async."""
@@ -50,6 +50,24 @@ def reward_names(rewards: Iterable[str | RewardFunction]) -> tuple[str, ...]:
     return tuple(unique)
 
 
+def reward_list(rewards: Any) -> list[str | RewardFunction]:
+    """One reward or several, names or functions, as a list.
+
+    Raises:
+        ConfigError: Something that is neither, none at all, or a class in the place of its object.
+    """
+    single = isinstance(rewards, str) or callable(rewards) or not isinstance(rewards, Sequence)
+    found = [rewards] if single else list(rewards)
+    for reward in found:
+        if inspect.isclass(reward):
+            raise ConfigError("reward_funcs", reward.__name__, f"functions; give an object, {reward.__name__}(...)")
+        if not isinstance(reward, str) and not callable(reward):
+            raise ConfigError("reward_funcs", reward, "names of rewards or functions, one or a list of them")
+    if not found:
+        raise ConfigError("reward_funcs", rewards, "at least one reward")
+    return found
+
+
 def reward_columns(rows: Iterable[Mapping[str, Any]], prompt_column: str) -> list[str]:
     """The columns of rows that reward functions are given: all but the prompt, and none with a name of ours."""
     return sorted({name for row in rows for name in row} - {prompt_column, "prompts", "completion", "completions"})
@@ -76,8 +94,8 @@ def call(name: str, function: RewardFunction, offered: Mapping[str, Any]) -> Any
         RewardError: It needs something that is not offered.
     """
     columns = sorted(set(offered) - set(_GIVEN))
-    # Lists of its own: what one function sorts or empties, the next one gets whole.
-    offered = {key: list(value) if isinstance(value, list) else value for key, value in offered.items()}
+    # Lists of its own: what one function sorts or empties, the next one and the next iteration get whole.
+    offered = {key: _copied(value) for key, value in offered.items()}
     arguments, named = _arguments(name, function, offered, columns)
     try:
         result = function(*arguments, **named)
@@ -136,6 +154,12 @@ def _arguments(
             "it is called as f(prompts=..., completions=..., **columns)"
         )
     return arguments, named
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if type(value) is list else value
 
 
 def _unread(parameter: inspect.Parameter) -> bool:

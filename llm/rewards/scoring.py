@@ -139,18 +139,23 @@ def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: S
 
 
 def _as_array(name: str, result: Any, size: int) -> NDArray[np.float64]:
-    if isinstance(result, str | bytes | Mapping | Set) or not hasattr(result, "__len__"):
-        raise RewardError(f"reward {name!r} must return a list of {size} numbers or None, got {type(result).__name__}")
-    if len(result) != size:
-        raise RewardError(f"reward {name!r} returned {len(result)} results for {size} completions")
-    return np.array([_as_float(name, row, value) for row, value in enumerate(result)], dtype=np.float64)
+    kind = type(result).__name__
+    try:
+        if isinstance(result, str | bytes | Mapping | Set) or not hasattr(result, "__len__"):
+            raise TypeError
+        values = list(result)
+    except TypeError as error:  # an array of no dimension has __len__ too
+        raise RewardError(f"reward {name!r} must return a list of {size} numbers or None, got {kind}") from error
+    if len(values) != size:
+        raise RewardError(f"reward {name!r} returned {len(values)} results for {size} completions")
+    return np.array([_as_float(name, row, value) for row, value in enumerate(values)], dtype=np.float64)
 
 
 def _as_float(name: str, row: int, value: Any) -> float:
     if value is None:
         return math.nan
     try:
-        if isinstance(value, str | bytes):
+        if isinstance(value, str | bytes | bytearray) or getattr(value, "shape", ()) != ():
             raise TypeError
         number = float(value)
     except OverflowError:

@@ -9,14 +9,13 @@ from r2vpo.errors import ConfigError, RolloutError
 from r2vpo.llm.collection import (
     Collector,
     Group,
-    Problem,
     PromptStream,
-    check_context,
     describe,
     overlong_penalty,
     to_iteration,
 )
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.data.problems import Problem, check_context
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import Completion
 from r2vpo.llm.experience import unpack
