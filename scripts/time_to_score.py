@@ -27,8 +27,8 @@ import tyro
 from r2vpo.errors import ConfigError
 from r2vpo.runs.plotting import draw_band, new_figure, save_figure
 from r2vpo.runs.provenance import provenance
+from r2vpo.runs.stats import interquartile_mean, summarise
 from r2vpo.runs.study import read_results
-from r2vpo.stats import interquartile_mean, summarise
 
 PEER = "sb3-ppo"
 MEASURED_AS = {PEER: "sb3-1", "r2vpo-off": "off", "r2vpo-fast": "fast"}

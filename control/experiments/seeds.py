@@ -21,8 +21,8 @@ from r2vpo.runs.checkpoint import write_text_atomically
 from r2vpo.runs.directory import CONFIG, CURVE, SUMMARY, take_lock
 from r2vpo.runs.plotting import load_run
 from r2vpo.runs.provenance import package_versions
+from r2vpo.runs.stats import bootstrap_interval, interquartile_mean
 from r2vpo.runs.study import RESULTS, finished_lines, makespan, raise_failures, read_results, run_jobs
-from r2vpo.stats import bootstrap_interval, interquartile_mean
 from r2vpo.validation import upgraded
 
 SEEDS = "seeds.json"

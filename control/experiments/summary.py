@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from r2vpo.control.experiments.job import Job
+from r2vpo.runs.stats import summarise
 from r2vpo.runs.workers import Line
-from r2vpo.stats import summarise
 
 
 def summarise_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo import stats as aggregate
 from r2vpo.control.report.lines import TRACES, Study, as_curves
-from r2vpo.stats import RESAMPLES, summarise
+from r2vpo.runs import stats as aggregate
+from r2vpo.runs.stats import RESAMPLES, summarise
 
 AGGREGATES: dict[str, Callable[..., NDArray[np.float64]]] = {
     "iqm": aggregate.aggregate_iqm,
@@ -292,4 +292,4 @@ def _settings(runs: Sequence[Row]) -> Row:
 
 
 INTERVALS_WITHIN_A_TASK = RESAMPLES
-"""Resamples of the intervals of :func:`r2vpo.stats.summarise`."""
+"""Resamples of the intervals of :func:`r2vpo.runs.stats.summarise`."""

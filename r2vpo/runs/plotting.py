@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from r2vpo.errors import RunDirectoryError
 from r2vpo.runs.directory import CONFIG, read_metrics
-from r2vpo.stats import bootstrap_interval, interquartile_mean
+from r2vpo.runs.stats import bootstrap_interval, interquartile_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

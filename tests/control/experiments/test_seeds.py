@@ -13,7 +13,7 @@ from r2vpo.control import R2VPO
 from r2vpo.control.experiments.seeds import SeedStudy, best_run, train_seeds
 from r2vpo.control.presets import config_dict, resolve_config
 from r2vpo.errors import ConfigError, R2VPOError, RunDirectoryError
-from r2vpo.stats import bootstrap_interval, interquartile_mean
+from r2vpo.runs.stats import bootstrap_interval, interquartile_mean
 
 SMALL = {"num_envs": 3, "rollout_steps": 40, "minibatch_size": 30, "epochs": 2, "eval_episodes": 0}
 FLAGS = ["--num-envs", "3", "--rollout-steps", "40", "--minibatch-size", "30", "--epochs", "2"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from r2vpo import stats as aggregate
+from r2vpo.runs import stats as aggregate
 
 
 def scores(seed=0, runs=(10, 10, 10), shift=0.0):
