@@ -10,6 +10,7 @@ from annotated_types import Ge, Interval, MinLen
 from r2vpo.dual import DualRule, joint_delta
 from r2vpo.errors import ConfigError
 from r2vpo.validation import (
+    Anchor,
     Count,
     Fraction,
     NonNegative,
@@ -124,6 +125,11 @@ class ControlConfig:
     """recomputed: values, GAE and truncated importance weights anew each iteration; stored: the paper's literal way."""
     trace_cap: Positive = 1.0
     """Cap of the importance weights inside recomputed advantages; larger lets traces amplify."""
+    anchor: Anchor = "behaviour"
+    """Where the ratio is 1. behaviour: at the policy that acted, the paper's literal form; proximal: at the policy that
+    the update starts from, and the surrogate weighs samples by how likely that policy is to act so (decoupled)."""
+    estimates: Count = 1
+    """How often an update estimates values, GAE and targets anew: before so many equal parts of its gradient steps."""
 
     num_envs: Count = 8
     """Environments stepped side by side."""
@@ -139,7 +145,9 @@ class ControlConfig:
     learning_rate: Positive = 5e-4
     """First Adam learning rate."""
     lr_schedule: Literal["linear", "constant"] = "linear"
-    """linear decays the learning rate to 0 at total_steps."""
+    """linear decays the learning rate to lr_end at total_steps."""
+    lr_end: Fraction = 0.0
+    """Share of the first learning rate that the linear schedule ends with."""
     gamma: Fraction = 0.99
     """Discount factor."""
     gae_lambda: Fraction = 0.95
@@ -188,6 +196,9 @@ class ControlConfig:
     """Longest time between checkpoints of a run with a run directory."""
     eval_episodes: Whole = 20
     """Episodes of the evaluation that closes a run with a run directory; 0 leaves it out."""
+    eval_every: Whole = 0
+    """Environment steps between evaluations while training, ten episodes by the mean action and ten sampled, which
+    go into the metrics and the picture; 0 leaves them out."""
     eval_max_episode_steps: Count | None = None
     """Steps at which evaluations cut an episode that has not ended. None takes the environment's own time limit, and
     2000 where it has none."""
@@ -199,6 +210,8 @@ class ControlConfig:
         check_dual(self, delta_is_given=False)
         _check_minibatch(self)
         _check_log_std(self)
+        if self.estimates > 1 and self.algo == "off-policy" and self.replay_advantages == "stored":
+            raise ConfigError("estimates", self.estimates, "1 with replay_advantages='stored', which keeps them")
 
     @property
     def rollout_size(self) -> int:

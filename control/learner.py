@@ -20,7 +20,7 @@ from r2vpo.control.policy import ActorCritic, GaussianPolicy, ValueFunction
 from r2vpo.dual import DualController, signal_share
 from r2vpo.errors import TrainingDiverged
 from r2vpo.objectives import make_objective
-from r2vpo.replay import ReplayBuffer
+from r2vpo.replay import ReplayBuffer, proximal_weights
 
 
 @dataclass
@@ -79,6 +79,12 @@ class Estimator:
 def join_samples(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Lay the samples of several rollouts end to end."""
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def equal_parts(total: int, parts: int) -> list[int]:
+    """A number of steps cut into so many parts, or as many as there are steps, that differ by one at the most."""
+    parts = min(parts, total)
+    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
 
 
 class Learner:
@@ -141,12 +147,15 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
-        samples, spread = self._store_and_estimate(rollout)
-        self.updater.dual.share = delta_share * signal_share(**spread, floor=self._reward_floor)
-        samples["observations"] = self.policy.normalizer(samples["observations"])
-        batch_size = self.config.minibatch_size
-        for minibatch in self._minibatches(samples):
-            self.updater.step([minibatch], count=batch_size)
+        stored = self._store(rollout)
+        anchor: dict[str, Tensor] = {}
+        for steps in equal_parts(self._gradient_steps(), self.config.estimates):
+            samples, spread = self._estimate(stored)
+            samples["observations"] = self.policy.normalizer(samples["observations"])
+            anchor = anchor or self._anchor(samples)
+            self.updater.dual.share = delta_share * signal_share(**spread, floor=self._reward_floor)
+            for minibatch in self._minibatches(samples | anchor, steps):
+                self.updater.step([minibatch], count=self.config.minibatch_size)
         summary = self.updater.summary()
         if not summary["gradient_steps"]:
             raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")
@@ -186,24 +195,35 @@ class Learner:
         self.buffer.load_state_dict(state["buffer"])
         self.reward_scaler.load_state_dict(state["reward_scaler"])
 
-    def _store_and_estimate(self, rollout: Rollout) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Samples of the whole buffer, in the order of its positions, and how large their advantages were."""
-        num_samples = rollout["done"].numel()
-        # Collected ahead, even the newest rollout is by the policy of one update ago.
-        newest_is_stale = self.config.overlap
+    def _store(self, rollout: Rollout) -> dict[str, float]:
+        """Put a rollout into the buffer; how much its advantages varied where they are stored with it, else nothing."""
+        stored, spread = rollout, {}
         if self.config.replay_advantages == "stored":
-            fresh = self.estimator.estimate(rollout, newest_is_stale)
-            spread = self._standardise(fresh)
-            self.buffer.add(fresh, num_samples)
-            samples = join_samples(self.buffer.iterations)
+            stored = self.estimator.estimate(rollout, self.config.overlap)
+            spread = self._standardise(stored)
+        self.buffer.add(stored, rollout["done"].numel())
+        return spread
+
+    def _estimate(self, stored: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Samples of the whole buffer, in the order of its positions, and how much their advantages varied."""
+        if stored:
+            samples, spread = join_samples(self.buffer.iterations), stored
         else:
-            self.buffer.add(rollout, num_samples)
             *older, newest = self.buffer.iterations
             parts = [self.estimator.estimate(rollout, stale=True) for rollout in older]
-            parts.append(self.estimator.estimate(newest, newest_is_stale))
+            # Collected ahead, even the newest rollout is by the policy of one update ago.
+            parts.append(self.estimator.estimate(newest, stale=self.config.overlap))
             samples = join_samples(parts)
             spread = self._standardise(samples)
         return {**samples, "age": self.buffer.ages()}, spread
+
+    @torch.no_grad()
+    def _anchor(self, samples: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What moves the ratio's 1 to the policy of now, for samples with standardised observations."""
+        if self.config.anchor == "behaviour":
+            return {}
+        log_prob = self.policy.log_prob_standardised(samples["observations"], samples["actions"])
+        return {"old_log_prob": log_prob, "weight": proximal_weights(log_prob, samples["old_log_prob"])}
 
     def _standardise(self, samples: dict[str, Tensor]) -> dict[str, float]:
         """Standardise advantages in place where the config says so; returns how much they and rewards varied before."""
@@ -212,16 +232,17 @@ class Learner:
             samples["advantage"] = standardised(advantage)
         return {"advantage_std": float(advantage.std()), "reward_std": float(reward_sum.std())}
 
-    def _minibatches(self, samples: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Minibatches in random order; gathering many at once costs less than gathering each."""
+    def _minibatches(self, samples: dict[str, Tensor], left: int) -> Iterator[dict[str, Tensor]]:
+        """So many minibatches in random order; gathering many at once costs less than gathering each."""
         batch_size = self.config.minibatch_size
         together = max(1, len(self.buffer) // batch_size)
-        left = self._gradient_steps()
         order = self.buffer.minibatches(batch_size * together, -(-left // together), self.generator)
         for index in order:
             gathered = {name: values.index_select(0, index) for name, values in samples.items()}
             if self.config.normalize_advantages and self.config.advantage_scope == "minibatch":
                 gathered["advantage"] = standardised(gathered["advantage"].view(-1, batch_size)).flatten()
+            if "weight" in gathered:
+                gathered["advantage"] = gathered["advantage"] * gathered.pop("weight")
             parts = {name: values.split(batch_size) for name, values in gathered.items()}
             for i in range(min(left, together)):
                 yield {name: part[i] for name, part in parts.items()}

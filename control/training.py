@@ -30,6 +30,8 @@ from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import package_versions
 
+EVALUATION_EPISODES = 10
+"""Of each kind in an evaluation while training."""
 RETURN_WINDOW = 20
 """The live return is the mean over this many last training episodes."""
 
@@ -61,6 +63,8 @@ def train(
                 started = time.perf_counter()
                 metrics = _iterate(run, collector, callback, stop)
                 run.train_seconds += time.perf_counter() - started
+                if config.eval_every and run.num_timesteps % config.eval_every < config.rollout_size:
+                    metrics |= scores(evaluate, EVALUATION_EPISODES)
                 _report(run, metrics, line)
                 if directory is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                     directory.save_checkpoint(run.snapshot())
@@ -83,7 +87,8 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
     config = run.config
     begun_at = run.num_timesteps
     remaining = max(0.0, 1.0 - (begun_at - run.schedule_start) / config.total_steps)
-    learning_rate = config.learning_rate * (remaining if config.lr_schedule == "linear" else 1.0)
+    lr_end = config.lr_end if config.lr_schedule == "linear" else 1.0
+    learning_rate = config.learning_rate * (lr_end + (1.0 - lr_end) * remaining)
     faded = 1.0 - min(1.0, remaining / config.delta_decay) if config.delta_decay else 0.0
     delta_share = 1.0 - (1.0 - SMALLEST_SHARE) * faded
 
@@ -126,6 +131,19 @@ def _report(run: TrainingRun, metrics: dict[str, Any], line: LiveLine) -> None:
         speed = run.num_timesteps / run.train_seconds
         head = {"step": run.num_timesteps, "time": run.train_seconds, "return": mean_return}
         run.directory.append_metrics({**head, "steps_per_second": speed, **metrics})
+
+
+def scores(evaluate: Callable[..., EvaluationResult], episodes: int) -> dict[str, float]:
+    """Mean returns by the mean action and by sampled ones, spread and lengths of the former, and what had to be cut."""
+    result, stochastic = (evaluate(episodes, deterministic=deterministic) for deterministic in (True, False))
+    cut = result.cut + stochastic.cut
+    return {
+        "eval_return_mean": result.mean,
+        "eval_return_std": result.std,
+        "eval_return_mean_stochastic": stochastic.mean,
+        "eval_length_mean": float(np.mean(result.lengths)),
+        **({"eval_episodes_cut": cut} if cut else {}),
+    }
 
 
 PAYS_AFTER = 15_000
@@ -205,17 +223,7 @@ def finish_run(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> N
         directory.write_summary({**summary, "missing": missing} if missing else summary)
 
     def measure() -> None:
-        result = evaluate(config.eval_episodes, deterministic=True)
-        stochastic = evaluate(config.eval_episodes, deterministic=False)
-        summary.update(
-            eval_return_mean=result.mean,
-            eval_return_std=result.std,
-            eval_episodes=config.eval_episodes,
-            eval_return_mean_stochastic=stochastic.mean,
-            eval_length_mean=float(np.mean(result.lengths)),
-        )
-        if result.cut or stochastic.cut:
-            summary["eval_episodes_cut"] = result.cut + stochastic.cut
+        summary.update(scores(evaluate, config.eval_episodes), eval_episodes=config.eval_episodes)
 
     write()  # what is known stands from here on, however the rest ends
     parts: dict[str, Callable[[], object]] = {"curve": lambda: plot_runs([directory.path], directory.path / CURVE)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,25 @@ from r2vpo.errors import ConfigError
 
 Iteration = dict[str, Tensor]
 """What one iteration collected, by name. The log-probs of the sampling policy are among it."""
+
+
+def proximal_weights(log_prob: Tensor, old_log_prob: Tensor, cap: float = 1.0) -> Tensor:
+    """Weights with which replayed samples enter an update whose ratio starts at 1 (decoupled, arXiv 2110.00641, Eq. 7).
+
+    The ratio is taken from ``pi_prox``, the policy that the update starts from, and ``w = min(cap, pi_prox / pi_off)``
+    multiplies the advantage: ``J = w A r - lambda (r - 1)^2`` with ``r = pi / pi_prox``. Objectives are homogeneous in
+    the advantage, so none of them has to know. The penalty then holds the policy to where it is, not to where it was
+    when the data was collected, and the age of a sample does not enter ``E[(r - 1)^2]``.
+
+    Args:
+        log_prob: Of the policy that the update starts from, any shape.
+        old_log_prob: Of the policy that acted, same shape.
+        cap: Largest weight, above 0.
+
+    Returns:
+        Weights, same shape.
+    """
+    return (log_prob - old_log_prob).clamp(max=math.log(cap)).exp()
 
 
 class ReplayBuffer:

@@ -23,6 +23,8 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
+Anchor = Literal["behaviour", "proximal"]
+
 ObjectiveKwargs = dict[str, float | str]
 """Hyperparameters of an objective by name, such as ``{"eps": 0.1}``."""
 

@@ -83,10 +83,14 @@ def _seeds_label(parent: Path, runs: Sequence[PlottedRun]) -> str:
 
 
 def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
-    """One panel a task: IQM of the training return over seeds, with its bootstrap interval as a band."""
+    """One panel a task: IQM over seeds and its bootstrap interval as a band.
+
+    Of the evaluations while training where every line has them, else of the training return.
+    """
     from matplotlib.ticker import EngFormatter
 
     groups = grouped(lines)
+    evaluated = all("evaluation_steps" in line for line in lines)
     envs = list(dict.fromkeys(env for env, _ in groups))
     labels = list(dict.fromkeys(label for _, label in groups))
     columns = len(envs) if len(envs) <= _FEW_TASKS else -(-len(envs) // _panel_rows(len(envs)))
@@ -98,7 +102,7 @@ def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
     for panel, (axis, env) in enumerate(zip(axes.flat, envs, strict=False)):
         for i, label in enumerate(labels):
             if (env, label) in groups:
-                _draw(axis, groups[env, label], f"C{i % 10}", label)
+                _draw(axis, groups[env, label], f"C{i % 10}", label, evaluated)
         axis.set_title(f"{env}, {_seeds_text([runs for (task, _), runs in groups.items() if task == env])}", fontsize=9)
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
         axis.tick_params(labelsize=8)
@@ -107,7 +111,7 @@ def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
     for axis in axes.flat[len(envs) :]:
         axis.set_visible(False)
-    figure.supylabel("training return, IQM over seeds", fontsize=10)
+    figure.supylabel(f"{'return of the mean action' if evaluated else 'training return'}, IQM over seeds", fontsize=10)
     shown = [label for label in labels if label in handles]
     figure.legend([handles[label] for label in shown], shown, loc="outside lower center", ncols=2 * columns, fontsize=9)
     return save_figure(figure, output)
@@ -124,7 +128,7 @@ def _seeds_text(groups: Sequence[Sequence[Line]]) -> str:
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
 
 
-def _draw(axis: Any, runs: Sequence[Line], color: str, label: str) -> None:
-    steps = np.array(runs[0]["steps"])
-    returns = np.array([[np.nan if r is None else r for r in run["returns"]] for run in runs])
-    draw_band(axis, steps, returns, color, label)
+def _draw(axis: Any, runs: Sequence[Line], color: str, label: str, evaluated: bool) -> None:
+    places, values = ("evaluation_steps", "evaluation_returns") if evaluated else ("steps", "returns")
+    returns = np.array([[np.nan if r is None else r for r in run[values]] for run in runs])
+    draw_band(axis, np.array(runs[0][places]), returns, color, label)

@@ -59,7 +59,9 @@ def run(job: Job | SeedJob, folder: Path) -> Line:
             return {"seed": job.seed, "figures": figures_of(model)}
         steps = model.num_timesteps
         line = describe_run(job, model.act, model.episodes, model.train_seconds, steps, config_dict(model.config))
-        return line | {"run_dir": f"{folder.name}/{job.folder}", **_traces(model, job, len(line["steps"]))}
+        metrics = read_metrics(run_dir)
+        traces = _traces(model, job, metrics, len(line["steps"]))
+        return line | {"run_dir": f"{folder.name}/{job.folder}", **traces, **evaluations(metrics)}
     finally:
         model.close()
 
@@ -145,9 +147,23 @@ def _mean(lines: Sequence[dict[str, Any]], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _traces(model: R2VPO, job: Job, points: int) -> dict[str, list[float | None]]:
-    assert model.run is not None
-    traces = metric_traces(read_metrics(model.run.path), TRACED, job.total_steps, points)
+def evaluations(metrics: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
+    """Steps and mean returns of the evaluations while training, by the mean action and by sampled ones.
+
+    Args:
+        metrics: Lines of metrics.jsonl.
+
+    Returns:
+        Lists of one length; nothing where there was no evaluation.
+    """
+    lines = [line for line in metrics if "eval_return_mean" in line]
+    names = {"evaluation_steps": "step", "evaluation_returns": "eval_return_mean"}
+    names["evaluation_returns_stochastic"] = "eval_return_mean_stochastic"
+    return {name: [line[metric] for line in lines] for name, metric in names.items()} if lines else {}
+
+
+def _traces(model: R2VPO, job: Job, metrics: Sequence[dict[str, Any]], points: int) -> dict[str, list[float | None]]:
+    traces = metric_traces(metrics, TRACED, job.total_steps, points)
     if not model.learner.updater.objective.uses_dual:
         traces["lam"] = [None] * points  # The number that is recorded has no effect there.
     return traces

@@ -100,3 +100,21 @@ def test_without_a_compiler_auto_is_eager_and_compiled_is_refused(monkeypatch):
 def test_unknown_kind_of_step_is_refused_before_any_work():
     with pytest.raises(ConfigError, match=r"gradient_step='fused'.*auto, eager, compiled"):
         R2VPO("Pendulum-v1", gradient_step="fused")
+
+
+def test_evaluations_while_training_leave_it_as_it_is(tmp_path):
+    def metrics(path, **settings):
+        model = R2VPO("Pendulum-v1", run_dir=path, total_steps=4 * ITERATION, **SMALL, **settings)
+        model.learn(callback=StopAfter(3)).close()
+        resumed = R2VPO.resume(path).learn()
+        score = resumed.evaluate(10).mean
+        resumed.close()
+        return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()], score
+
+    plain, _ = metrics(tmp_path / "plain")
+    evaluated, score = metrics(tmp_path / "evaluated", eval_every=2 * ITERATION)
+    for name in ("step", "ratio_variance", "entropy", "return"):
+        assert [line[name] for line in plain] == [line[name] for line in evaluated], name
+    scores = {line["step"]: line["eval_return_mean"] for line in evaluated if "eval_return_mean" in line}
+    assert list(scores) == [2 * ITERATION, 4 * ITERATION]
+    assert scores[4 * ITERATION] == score

@@ -33,7 +33,8 @@ def command(out, **changes):
 def finished(tmp_path_factory):
     """A study of two tasks and two seeds, and what it returned."""
     out = tmp_path_factory.mktemp("study") / "out"
-    return out, study(command(out, env=("Pendulum-v1", SPARSE), seeds=2, first_seed=3))
+    settings = (*SMALL, "eval_every=1280")
+    return out, study(command(out, env=("Pendulum-v1", SPARSE), seeds=2, first_seed=3, set=settings))
 
 
 @pytest.mark.slow
@@ -56,7 +57,9 @@ def test_cells_are_listed_and_run_seeds_outermost(finished):
 def test_lines_hold_settings_traces_and_success(finished):
     out, _ = finished
     for line in read_results(out / "runs.jsonl"):
-        assert line["settings"] == parse_settings(SMALL)
+        assert line["settings"] == parse_settings((*SMALL, "eval_every=1280"))
+        assert line["evaluation_steps"] == [1_280, 2_560]
+        assert len(line["evaluation_returns"]) == len(line["evaluation_returns_stochastic"]) == 2
         assert line["config"]["epochs"] == 1
         assert line["config"]["hidden_sizes"] == [8, 8]
         metrics = read_metrics(out / line["run_dir"])
