@@ -47,6 +47,8 @@ More gradient steps would make the collector wait for the learner. With so few o
 holds the policy back: Hopper and Walker2d ended near 1000."""
 
 
+_OBJECTIVES = ("onesided", "spo", "clip_higher", "gppo", "topr", "cispo", "gspo", "none")
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "r2vpo": {"algo": "off-policy", "objective": "r2vpo"},
     "r2vpo-off": {"algo": "off-policy", "objective": "r2vpo"},
@@ -57,13 +59,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ppo-fast": {"preset": "fast", "objective": "ppo_clip"},
     "ppo": {"algo": "on-policy", "objective": "ppo_clip"},
     "ppo-replay": {"algo": "off-policy", "objective": "ppo_clip"},
-    "clip_higher": {"algo": "on-policy", "objective": "clip_higher"},
-    "gppo": {"algo": "on-policy", "objective": "gppo"},
-    "topr": {"algo": "on-policy", "objective": "topr"},
-    "spo": {"algo": "on-policy", "objective": "spo"},
-    "cispo": {"algo": "on-policy", "objective": "cispo"},
-    "gspo": {"algo": "on-policy", "objective": "gspo"},
-    "none": {"algo": "on-policy", "objective": "none"},
+    **{name: {"algo": "on-policy", "objective": name} for name in _OBJECTIVES},
+    **{f"{name}-off": {"algo": "off-policy", "objective": name} for name in _OBJECTIVES},
 }
 """Names of our own algorithms in comparisons."""
 
