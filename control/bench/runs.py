@@ -116,11 +116,11 @@ def measure_peer(env: str, num_envs: int, steps: int) -> Measurement:
     """Training speed of SB3 PPO at its defaults, on normalised observations and rewards, with one torch thread."""
     import torch
 
-    from r2vpo.control.experiments.peers import make_peer
+    from r2vpo.control.experiments.peers import SB3_PPO
 
     torch.set_num_threads(1)
     iteration = 2048
-    model = make_peer("sb3-ppo", env, 0, num_envs=num_envs, n_steps=iteration // num_envs)
+    model = SB3_PPO.make(env, 0, num_envs=num_envs, n_steps=iteration // num_envs)
     model.learn(iteration)
     steps = -(-steps // iteration) * iteration
     started = time.perf_counter()

