@@ -12,6 +12,7 @@ from r2vpo.errors import ConfigError
 from r2vpo.llm.data.rows import REASONING_GYM
 from r2vpo.llm.models.tiny_names import is_tiny
 from r2vpo.validation import (
+    Anchor,
     Count,
     NonNegative,
     ObjectiveKwargs,
@@ -115,6 +116,9 @@ class LLMConfig:
     """Iterations kept for replay when off-policy."""
     utd: Positive = 2.0
     """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
+    anchor: Anchor = "behaviour"
+    """Where the ratio is 1. behaviour: at the policy that sampled, the paper's literal form; proximal: at the policy
+    that the update starts from. That one scores the buffer once, and min(1, pi / pi_off) weighs each advantage."""
     advantage_scale: Literal["group", "none"] = "group"
     """group divides by the standard deviation of the group's rewards; none only subtracts their mean."""
     loss_aggregation: Literal["token-mean", "seq-mean"] = "token-mean"

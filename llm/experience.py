@@ -35,6 +35,8 @@ class Sample:
     advantage: float
     age: int
     """Iterations since it was sampled."""
+    weights: Tensor | None = None
+    """Of each token's advantage, ``[T]``; None is 1 everywhere."""
 
     def __len__(self) -> int:
         """Tokens of prompt and completion."""
@@ -116,13 +118,17 @@ def collate(samples: Sequence[Sample], pad: int, weights: Sequence[float] | None
     if weights is not None:
         per_sample["weight"] = torch.tensor(weights, dtype=torch.float32)
     age = torch.tensor([sample.age for sample in samples])
+    batch = {name: torch.where(completion, values[:, None], 0.0) for name, values in per_sample.items()}
+    token_weights = [sample.weights for sample in samples if sample.weights is not None]
+    if token_weights:
+        batch["advantage"][completion] *= torch.cat(token_weights)
     return {
         "input_ids": input_ids,
         "attention_mask": filled.to(torch.int64),
         "completion_mask": completion,
         "old_log_prob": old_log_prob,
         "age": age[:, None].expand(filled.shape),
-        **{name: torch.where(completion, values[:, None], 0.0) for name, values in per_sample.items()},
+        **batch,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.experience import Sample, all_samples, collate, padding_fraction, token_micro_batches, unpack
 from r2vpo.llm.models.token_policy import TokenPolicy
 from r2vpo.objectives import make_objective
-from r2vpo.replay import ReplayBuffer
+from r2vpo.replay import ReplayBuffer, proximal_weights
 from r2vpo.update import PolicyUpdater, Scored
 
 
@@ -81,7 +82,7 @@ class TokenLearner:
         paddings, tokens = [], 0
         # Dropout would make the ratio differ from 1; transformers checkpoints gradients in training mode only.
         self.policy.train(self.config.gradient_checkpointing)
-        for samples in self._minibatches(new):
+        for samples in self._minibatches(new, self._anchored(all_samples(self.buffer)) if new else []):
             micro_batches, padding = self._micro_batches(samples)
             count = sum(len(sample.tokens) for sample in samples)
             self.updater.step(micro_batches, count)
@@ -132,15 +133,25 @@ class TokenLearner:
         self.updater.dual.load_state_dict(state["dual"])
         self.buffer.load_state_dict(state["buffer"])
 
-    def _minibatches(self, new: int) -> Iterator[list[Sample]]:
-        """Minibatches drawn uniformly from the buffer, as many as ``new`` samples pay for."""
-        if not len(self.buffer):
+    def _minibatches(self, new: int, samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+        """Minibatches drawn uniformly from the samples of the buffer, as many as ``new`` ones pay for."""
+        if not new:
             return
         size = min(self.config.minibatch_size, len(self.buffer))
         steps = round(self.passes * new / self.config.minibatch_size)
-        samples = all_samples(self.buffer)
-        for index in self.buffer.minibatches(size, max(1, steps) if new else 0, self.generator):
+        for index in self.buffer.minibatches(size, max(1, steps), self.generator):
             yield [samples[i] for i in index.tolist()]
+
+    def _anchored(self, samples: list[Sample]) -> list[Sample]:
+        """Samples whose ratio is 1 where the anchor is; see :func:`r2vpo.replay.proximal_weights`."""
+        if self.config.anchor == "behaviour":
+            return samples
+        scored = self.processes.gather([x.numpy() for x in self.log_probs(self.processes.share(samples))])
+        log_probs = [torch.from_numpy(x) for x in scored]
+        return [
+            replace(sample, old_log_probs=now, weights=proximal_weights(now, sample.old_log_probs))
+            for sample, now in zip(samples, log_probs, strict=True)
+        ]
 
     def _micro_batches(self, samples: list[Sample]) -> tuple[list[dict[str, Tensor]], float]:
         """This process's share of a minibatch, and the fraction of padding in all of it."""

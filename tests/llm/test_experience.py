@@ -1,5 +1,7 @@
 """What is stored of an iteration, how it is unpacked, cut into batches and padded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,8 @@ def test_collate_right_pads_and_masks_what_was_not_sampled():
     assert short["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]]
     torch.testing.assert_close(short["old_log_prob"][1], torch.tensor([0, 0, 0, -0.7, 0]))
     assert "weight" not in short
+    weighted = [replace(sample, weights=torch.full((len(sample.tokens),), 0.5)) for sample in samples[1:]]
+    assert collate(weighted, pad=0)["advantage"].tolist() == [[0, 0, 0, -0.5], [0, 0.25, 0.25, 0.25]]
 
 
 def test_every_sequence_is_in_exactly_one_batch_and_batches_keep_to_the_budget():

@@ -73,6 +73,26 @@ def test_ratio_is_one_before_the_first_gradient_step():
     assert recent.log_ratio.abs().max() < 1e-6  # a matrix product of another shape may round the last bit otherwise
 
 
+def test_proximal_anchor_starts_every_update_at_ratio_one_and_weighs_the_advantages():
+    trainer = make(method="r2vpo-off", anchor="proximal", total_rollouts=32 * 4, learning_rate=0.02, eval_every=0)
+    learner = trainer.learner
+    original, checked = learner._anchored, []
+
+    def anchored(samples):
+        result = original(samples)
+        for before, after, now in zip(samples, result, learner.log_probs(samples), strict=True):
+            torch.testing.assert_close(after.old_log_probs, now, rtol=0, atol=1e-5)
+            torch.testing.assert_close(after.weights, (now - before.old_log_probs).exp().clamp(max=1.0))
+            checked.append((before.age, float(after.weights.min())))
+        return result
+
+    learner._anchored = anchored
+    trainer.train(progress_bar=False)
+    assert {age for age, _ in checked} == {0, 1, 2, 3}
+    assert min(weight for age, weight in checked if age == 0) > 1 - 1e-4
+    assert min(weight for age, weight in checked if age == 3) < 0.9
+
+
 def test_engine_log_probs_leave_only_rounding(capsys):
     trainer = make(method="r2vpo-on", minibatch_size=32, total_rollouts=32)
     trainer.train(progress_bar=False)
@@ -179,7 +199,7 @@ def test_killed_run_resumes_from_its_checkpoint(tmp_path):
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    body = "make(run_dir={!r}, total_rollouts=32 * 4).train(False)"
+    body = "make(run_dir={!r}, total_rollouts=32 * 4, anchor='proximal').train(False)"
     for count in (1, 2):
         run = str(tmp_path / f"run{count}")
         # Without a GPU, --multi_gpu starts processes that talk over gloo.
