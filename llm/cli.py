@@ -123,6 +123,8 @@ def _report(summary: dict[str, Any], path: Path, json_copy: Path | None) -> None
         print(
             f"accuracy    {summary['accuracy_greedy']:.3f}{was}{sampled}, {summary['eval_problems']} held-out problems"
         )
+    for name, reason in summary.get("missing", {}).items():
+        print(f"no {name:<9}{reason}")
     print(f"trained     {summary['train_seconds']:.0f} s, {summary['samples_per_second']:,.0f} rollouts/s")
     for name, file in (("summary", SUMMARY), ("curve", CURVE), ("answers", COMPLETIONS), ("model", MODEL)):
         if (path / file).exists():

@@ -20,6 +20,7 @@ from r2vpo.llm.data.problems import check_context, make_problems
 from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows, with_prompts
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
+from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.learner import TokenLearner, half_precision
 from r2vpo.llm.models.checks import check_objects, check_trainable, check_vocabulary, padding_id
 from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained
@@ -27,7 +28,7 @@ from r2vpo.llm.models.token_policy import TokenPolicy
 from r2vpo.llm.rewards.calling import RewardFunction, check_columns, reward_list, reward_names
 from r2vpo.llm.rewards.registry import make_reward
 from r2vpo.llm.run import Run, restore_snapshot
-from r2vpo.llm.training import accuracy, finish_run, run_training
+from r2vpo.llm.training import finish_run, run_training
 from r2vpo.runs.checkpoint import load_tree
 from r2vpo.runs.directory import CHECKPOINT, CONFIG, RunDirectory
 from r2vpo.validation import upgraded

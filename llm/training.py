@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from r2vpo.errors import NoVerdicts, OutOfMemory
-from r2vpo.llm.collection import Collector, Group, describe, to_iteration
+from r2vpo.llm.collection import Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.data.problems import Problem
-from r2vpo.llm.engines.base import Sampling
 from r2vpo.llm.experience import unpack
+from r2vpo.llm.held_out import EVAL_TEMPERATURE, EVAL_TOP_P, accuracy, accuracy_on_the_way, judged_accuracy
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.llm.models.loading import save_pretrained
 from r2vpo.llm.run import MODEL, Run, log_completions, take_snapshot, write_recent_tokens
@@ -26,8 +24,6 @@ from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import package_versions
 
-EVAL_TEMPERATURE, EVAL_TOP_P = 0.6, 0.95
-"""Sampling of the closing evaluation (arXiv 2601.03320, section 5.1)."""
 UNINFORMATIVE_LIMIT = 10
 """Iterations in a row without one group of mixed rewards after which a run warns."""
 MISMATCH_SAMPLES = 256
@@ -48,7 +44,7 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
         NoVerdicts: No completion of several iterations in a row had a reward, or none of the whole run.
     """
     config, stop = run.config, StopRequest()
-    if run.first_accuracy is None and run.eval_problems and config.eval_every:
+    if run.first_accuracy is None and not run.iterations and run.eval_problems and config.eval_every:
         run.first_accuracy = run.last_accuracy = accuracy(run.collector, run.eval_problems)
     last_checkpoint = time.monotonic()
     quiet = not progress_bar or not run.processes.is_main
@@ -125,10 +121,7 @@ def _held_out(run: Run) -> float | None:
     due = config.eval_every and run.iterations % config.eval_every == 0
     if not due or not run.eval_problems:
         return None
-    value = accuracy(run.collector, run.eval_problems)
-    if value is not None:
-        run.last_accuracy = value
-    return value
+    return accuracy_on_the_way(run)
 
 
 def _watch_rewards(run: Run, groups: list[Group]) -> None:
@@ -175,36 +168,6 @@ def _checkpoint(run: Run) -> None:
 def _agreed(run: Run, stop: StopRequest) -> bool:
     """Whether to stop: one process asked to is enough for all."""
     return any(run.processes.gather([bool(stop)]))
-
-
-def accuracy(
-    collector: Collector, problems: Sequence[Problem], samples: int = 1, temperature: float = 0.0, top_p: float = 1.0
-) -> float | None:
-    """Fraction of answers that solve their problem; answers without a verdict are left out.
-
-    Args:
-        collector: Its engine generates, its reward functions verify.
-        problems: Held-out problems; shared out over the processes.
-        samples: Answers to each.
-        temperature: 0 takes the likeliest tokens.
-        top_p: Nucleus.
-
-    Returns:
-        The fraction, or None when no answer has a verdict.
-    """
-    own = collector.processes.share(problems)
-    sampling = Sampling(collector.config.max_completion_tokens, temperature, top_p)
-    solved: list[float] = []
-    if own:
-        seeds = np.random.Philox(key=[collector.config.seed, 2**63]).random_raw(len(problems) * samples) >> np.uint64(1)
-        first = collector.processes.share(range(len(problems)))[0] * samples
-        own_seeds = [int(seed) for seed in seeds[first : first + len(own) * samples]]
-        completions = collector.engine.generate([p.tokens for p in own], samples, sampling, own_seeds)
-        batch = collector.verify([p for p in own for _ in range(samples)], completions)
-        bar = collector.config.solved_above
-        solved = [float(total > bar) for total, valid in zip(batch.total, batch.valid, strict=True) if valid]
-    everywhere = collector.processes.gather(solved)
-    return float(np.mean(everywhere)) if everywhere else None
 
 
 def engine_mismatch(learner: TokenLearner, iteration: dict[str, Tensor]) -> float:
@@ -259,17 +222,10 @@ def finish_run(run: Run) -> dict[str, Any]:
     """Evaluate, and in a run directory write model, summary and curve. Every process calls it.
 
     Returns:
-        The summary.
+        The summary. What could not be had is named in it under ``missing``, with the reason.
     """
-    config = run.config
-    final: dict[str, float | None] = {"accuracy_greedy": None, "pass_at_1": None}
-    if run.eval_problems:
-        final["accuracy_greedy"] = accuracy(run.collector, run.eval_problems)
-        if config.eval_samples:
-            final["pass_at_1"] = accuracy(
-                run.collector, run.eval_problems, config.eval_samples, EVAL_TEMPERATURE, EVAL_TOP_P
-            )
-    summary = {
+    config, directory = run.config, run.directory
+    summary: dict[str, Any] = {
         "model": config.model,
         "dataset": config.dataset,
         "method": config.method,
@@ -278,7 +234,8 @@ def finish_run(run: Run) -> dict[str, Any]:
         "seed": config.seed,
         "rollouts": run.rollouts,
         "iterations": run.iterations,
-        **final,
+        "accuracy_greedy": None,
+        "pass_at_1": None,
         "eval_problems": len(run.eval_problems),
         "first_accuracy_greedy": run.first_accuracy,
         "engine": run.engine_name,
@@ -288,10 +245,33 @@ def finish_run(run: Run) -> dict[str, Any]:
         "train_seconds": run.train_seconds,
         "versions": package_versions(),
     }
-    if run.directory is not None:
-        save_pretrained(run.model, run.tokenizer, run.directory.path / MODEL)
-        run.directory.write_summary(summary)
+    missing = {"evaluation": "it was stopped before its end"} if run.eval_problems else {}
+
+    def write() -> None:
+        if directory is not None:
+            directory.write_summary({**summary, "missing": missing} if missing else summary)
+
+    def measure() -> None:
+        summary["accuracy_greedy"] = judged_accuracy(run.collector, run.eval_problems)
+        if config.eval_samples:
+            asked = (config.eval_samples, EVAL_TEMPERATURE, EVAL_TOP_P)
+            summary["pass_at_1"] = judged_accuracy(run.collector, run.eval_problems, *asked)
+
+    def draw() -> None:
         from r2vpo.llm.experiments.curves import draw_curve
 
-        draw_curve([run.directory.path], run.directory.path / CURVE)
-    return summary
+        if directory is not None:
+            draw_curve([directory.path], directory.path / CURVE)
+
+    if directory is not None:
+        save_pretrained(run.model, run.tokenizer, directory.path / MODEL)
+    write()  # what is known stands from here on, however the rest ends
+    for name, part in {"curve": draw, **({"evaluation": measure} if run.eval_problems else {})}.items():
+        try:
+            part()
+            missing.pop(name, None)
+        except Exception as error:  # whatever a reward raises: the run is trained, and stays so
+            missing[name] = f"{type(error).__name__}: {error}"
+            _log.warning("no %s: %s; the run is trained all the same", name, missing[name])
+    write()
+    return {**summary, "missing": missing} if missing else summary

@@ -68,7 +68,10 @@ def sample_efficiency(lines: Sequence[Line], baseline: Sequence[Line]) -> dict[s
 
 
 def summarise_methods(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """One row a method: final greedy accuracy and pass@1 over seeds, sample efficiency beside the baseline, speed."""
+    """One row a method: final greedy accuracy and pass@1 over seeds, sample efficiency beside the baseline, speed.
+
+    Figures that some run lacks, for want of held-out problems say, are left out.
+    """
     by_label = {label: [line for line in lines if line["label"] == label] for label in _labels(lines)}
     rows = []
     for label, runs in by_label.items():
@@ -76,12 +79,12 @@ def summarise_methods(lines: Sequence[Line]) -> list[dict[str, Any]]:
             "method": label,
             "seeds": sorted(run["seed"] for run in runs),
             "total_rollouts": runs[0]["total_rollouts"],
-            "accuracy_greedy": summarise([run["accuracy_greedy"] for run in runs]),
             "samples_per_second": float(np.median([run["samples_per_second"] for run in runs])),
         }
-        if all(run["pass_at_1"] is not None for run in runs):
-            row["pass_at_1"] = summarise([run["pass_at_1"] for run in runs])
-        if all(line["accuracies"] for line in [*runs, *by_label.get(BASELINE, [{"accuracies": []}])]):
+        for name in ("accuracy_greedy", "pass_at_1"):
+            if all(run[name] is not None for run in runs):
+                row[name] = summarise([run[name] for run in runs])
+        if BASELINE in by_label and _comparable([*runs, *by_label[BASELINE]]):
             row["sample_efficiency"] = sample_efficiency(runs, by_label[BASELINE])
         rows.append(row)
     return rows
@@ -106,8 +109,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(
             row["method"],
             str(len(row["seeds"])),
-            _cell(row["accuracy_greedy"]),
-            _cell(row["pass_at_1"]) if "pass_at_1" in row else "-",
+            *(_cell(row[name]) if name in row else "-" for name in ("accuracy_greedy", "pass_at_1")),
             ratio,
             f"{row['samples_per_second']:,.0f}",
         )
@@ -126,6 +128,8 @@ def plot_methods(lines: Sequence[Line], output: Path) -> Path:
     for i, label in enumerate(_labels(lines)):
         runs = [line for line in lines if line["label"] == label]
         for axis, (name, _) in zip(axes.flat, panels, strict=True):
+            if len({len(run[name]) for run in runs}) > 1:  # an evaluation that failed leaves a gap
+                continue
             values = np.array([run[name] for run in runs], dtype=float)
             steps = runs[0]["steps"]
             if len(steps) != values.shape[1]:
@@ -142,6 +146,12 @@ def plot_methods(lines: Sequence[Line], output: Path) -> Path:
             axis.set_yscale("log")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return save_figure(figure, output)
+
+
+def _comparable(lines: Sequence[Line]) -> bool:
+    """Whether all runs were evaluated, before training and at the same rollouts."""
+    first = lines[0]["steps"]
+    return bool(first) and all(line["steps"] == first and line["first_accuracy_greedy"] is not None for line in lines)
 
 
 def _or_whole(line: Line, target: float) -> float:

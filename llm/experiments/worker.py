@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from r2vpo.errors import R2VPOError
 from r2vpo.runs.workers import Job as AnyJob
 from r2vpo.runs.workers import Line, say, serve
 
@@ -82,6 +83,9 @@ def run(job: Job, folder: Path) -> Line:
         settings |= {"method": job.method, "seed": job.seed, "total_rollouts": job.total_rollouts}
         trainer = R2VPOTrainer(job.model, train_dataset=job.dataset, run_dir=run_dir, callbacks=[_progress], **settings)
     summary = trainer.train(progress_bar=False)
+    if "evaluation" in summary.get("missing", {}):
+        trainer.close()
+        raise R2VPOError(f"{job.title}: trained, but not evaluated: {summary['missing']['evaluation']}")
     metrics = read_metrics(run_dir)
     evaluated = [line for line in metrics if line.get("accuracy_greedy") is not None]
     line = {

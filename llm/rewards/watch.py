@@ -14,6 +14,16 @@ SILENT_ITERATIONS = 3
 _log = logging.getLogger(__name__)
 
 
+def unjudged(missing: Mapping[str, int], completions: int, errors: Mapping[str, str]) -> str:
+    """Which reward functions had no verdict on how many of some completions, and what they raised, in words."""
+    return "; ".join(
+        f"reward {name!r} had no verdict on {number} of {completions} completions"
+        + (f", at last it raised {errors[name]}" if name in errors else "")
+        for name, number in missing.items()
+        if number
+    )
+
+
 class VerdictWatch:
     """Counts, iteration by iteration, what each function failed to judge, since the last verdict."""
 
