@@ -32,9 +32,20 @@ import torch
 from torch import Tensor
 
 from r2vpo.errors import ConfigError
-
-LOG_RATIO_BOUND = 20.0
-"""Log-ratios are clamped to plus and minus this value: exp(20) is 4.9e8, still far from overflow when squared."""
+from r2vpo.surrogates import (
+    asymre,
+    clamped_ratio,
+    dppo,
+    drpo,
+    log2,
+    m2po,
+    m2po_bound,
+    masked_loss,
+    over_sequence,
+    prepared,
+    sapo,
+    vespo,
+)
 
 SurrogateFunction = Callable[..., Tensor]
 
@@ -50,9 +61,9 @@ def r2vpo(
         log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
         lam: The dual variable lambda, at least 0. Larger values hold the policy closer to the data.
     """
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    ratio = _ratio(log_ratio)
-    return _loss(ratio * advantage - lam * (ratio - 1.0).square(), mask)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    ratio = clamped_ratio(log_ratio)
+    return masked_loss(ratio * advantage - lam * (ratio - 1.0).square(), mask)
 
 
 def onesided(
@@ -68,13 +79,13 @@ def onesided(
         log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
         lam: The dual variable lambda, at least 0. Larger values brake earlier.
     """
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    ratio = _ratio(log_ratio)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    ratio = clamped_ratio(log_ratio)
     excess = ratio - 1.0
     braked = ratio * advantage - lam * excess.square()
     stopped = advantage + advantage.square() / (4.0 * lam)  # the braked value at its highest, A = 2 lam (rho - 1)
     outward = torch.where(2.0 * lam * excess.abs() < advantage.abs(), braked, stopped)
-    return _loss(torch.where(advantage * excess > 0, outward, ratio * advantage), mask)
+    return masked_loss(torch.where(advantage * excess > 0, outward, ratio * advantage), mask)
 
 
 def ppo_clip(
@@ -94,8 +105,8 @@ def clip_higher(
     eps_high: float = 0.28,
 ) -> Tensor:
     """PPO's surrogate with the clip range ``[1 - eps_low, 1 + eps_high]`` (DAPO, arXiv 2503.14476, Eq. 8)."""
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    return _loss(_pessimistic(_ratio(log_ratio), advantage, eps_low, eps_high), mask)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    return masked_loss(_pessimistic(clamped_ratio(log_ratio), advantage, eps_low, eps_high), mask)
 
 
 def gppo(
@@ -112,9 +123,9 @@ def gppo(
     The value is that of :func:`clip_higher`, and so is the weight of ``grad log pi``: where clipping would send a
     zero gradient, it is ``(1 + eps_high) A`` for A > 0 and ``(1 - eps_low) A`` for A < 0.
     """
-    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    weight = _pessimistic(_ratio(log_ratio.detach()), advantage, eps_low, eps_high)
-    return _loss(weight * (1.0 + log_prob - log_prob.detach()), mask)
+    log_prob, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    weight = _pessimistic(clamped_ratio(log_ratio.detach()), advantage, eps_low, eps_high)
+    return masked_loss(weight * (1.0 + log_prob - log_prob.detach()), mask)
 
 
 def topr(
@@ -133,14 +144,14 @@ def topr(
         log_prob, old_log_prob, advantage, mask: See the table at the top of this module.
         level: ``"sequence"`` multiplies the ratios of a sequence, as in the paper; ``"token"`` does not.
     """
-    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
+    log_prob, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
     if level == "sequence":
-        log_ratio = _over_sequence(log_ratio, mask, mean=False)
+        log_ratio = over_sequence(log_ratio, mask, mean=False)
     elif level != "token":
         raise ConfigError("level", level, "'token' or 'sequence'")
-    tapered = _ratio(log_ratio.detach()).clamp(max=1.0)
+    tapered = clamped_ratio(log_ratio.detach()).clamp(max=1.0)
     weight = torch.where(advantage >= 0, advantage, tapered * advantage)
-    return _loss(weight * log_prob, mask)
+    return masked_loss(weight * log_prob, mask)
 
 
 def spo(
@@ -150,18 +161,18 @@ def spo(
 
     It is :func:`r2vpo` with a lambda of its own for every sample, ``abs(A) / (2 eps)``.
     """
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    ratio = _ratio(log_ratio)
-    return _loss(ratio * advantage - advantage.abs() * (ratio - 1.0).square() / (2.0 * eps), mask)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    ratio = clamped_ratio(log_ratio)
+    return masked_loss(ratio * advantage - advantage.abs() * (ratio - 1.0).square() / (2.0 * eps), mask)
 
 
 def cispo(
     log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None, *, cap: float = 5.0
 ) -> Tensor:
     """``J = c log pi`` with the constant weight ``c = min(rho, cap) A`` (MiniMax-M1, arXiv 2506.13585, Eq. 4)."""
-    log_prob, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    weight = _ratio(log_ratio.detach()).clamp(max=cap) * advantage
-    return _loss(weight * log_prob, mask)
+    log_prob, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    weight = clamped_ratio(log_ratio.detach()).clamp(max=cap) * advantage
+    return masked_loss(weight * log_prob, mask)
 
 
 def gspo(
@@ -177,22 +188,34 @@ def gspo(
 
     Every token of a sequence holds the value of its sequence.
     """
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    ratio = _ratio(_over_sequence(log_ratio, mask, mean=True))
-    return _loss(_pessimistic(ratio, advantage, eps_low, eps_high), mask)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    ratio = clamped_ratio(over_sequence(log_ratio, mask, mean=True))
+    return masked_loss(_pessimistic(ratio, advantage, eps_low, eps_high), mask)
 
 
 def none(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:
     """``J = rho A``: importance weighting and no trust region at all."""
-    _, log_ratio, advantage = _inputs(log_prob, old_log_prob, advantage, mask)
-    return _loss(_ratio(log_ratio) * advantage, mask)
+    _, log_ratio, advantage = prepared(log_prob, old_log_prob, advantage, mask)
+    return masked_loss(clamped_ratio(log_ratio) * advantage, mask)
 
 
 OBJECTIVES: dict[str, SurrogateFunction] = {
     function.__name__: function
-    for function in (r2vpo, onesided, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none)
+    for function in (
+        *(r2vpo, onesided, ppo_clip, clip_higher, gppo, topr, spo, cispo, gspo, none),
+        *(sapo, dppo, m2po, drpo, vespo, asymre, log2),
+    )
 }
 """Every objective by the name that :func:`make_objective` and the command line take."""
+
+MEASURED: dict[str, dict[str, Callable[..., Any]]] = {"m2po": {"bound": m2po_bound}}
+"""Keyword arguments of objectives that depend on the whole minibatch, and the function that measures each.
+
+It is given ``log_ratio`` and ``advantage`` of every unmasked element, ``[n]``, and the objective's hyperparameters.
+"""
+
+OF_PROBABILITIES = ("dppo", "drpo")
+"""Objectives that read ``exp(log_prob)`` as a probability, which the density of a continuous action is not."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +230,24 @@ class Objective:
     def uses_dual(self) -> bool:
         """Whether lambda enters this objective."""
         return "lam" in hyperparameter_defaults(self.name)
+
+    @property
+    def needs_minibatch(self) -> bool:
+        """Whether an element's loss depends on the rest of its minibatch (see :meth:`measured`)."""
+        return self.name in MEASURED
+
+    def measured(self, log_ratio: Tensor, advantage: Tensor) -> dict[str, Any]:
+        """What calls on parts of a minibatch have to be given so that together they are the loss of the whole.
+
+        Without it, a call takes the elements that it gets for the whole minibatch.
+
+        Args:
+            log_ratio, advantage: Of every unmasked element of the minibatch, in any order, ``[n]``.
+        """
+        settings = {**hyperparameter_defaults(self.name), **self.hyperparameters}
+        return {
+            name: function(log_ratio, advantage, **settings) for name, function in MEASURED.get(self.name, {}).items()
+        }
 
     def __call__(
         self,
@@ -242,58 +283,26 @@ def make_objective(name: str, **hyperparameters: Any) -> Objective:
 
 
 def hyperparameter_defaults(name: str) -> dict[str, Any]:
-    """Hyperparameters of an objective and their default values."""
+    """Hyperparameters of an objective and their default values; what is measured at each step is none."""
     parameters = inspect.signature(OBJECTIVES[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    measured = MEASURED.get(name, {})
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in measured}
+
+
+_CHOICES = {"level": ("token", "sequence"), "divergence": ("tv", "kl")}
+_FROM_ZERO = ("lam", "shift")
 
 
 def _check_range(key: str, value: Any) -> None:
-    if key == "level":
-        if value not in ("token", "sequence"):
-            raise ConfigError(key, value, "'token' or 'sequence'")
+    if key in _CHOICES:
+        if value not in _CHOICES[key]:
+            raise ConfigError(key, value, " or ".join(map(repr, _CHOICES[key])))
         return
     number = isinstance(value, Real) and not isinstance(value, bool)
-    lowest_allowed = key == "lam"
-    if not number or not (0 <= value < float("inf")) or (value == 0 and not lowest_allowed):
-        raise ConfigError(key, value, "a finite number " + ("of at least 0" if lowest_allowed else "above 0"))
-
-
-def _inputs(
-    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, log-ratios and advantages with 0 wherever the mask is False."""
-    if not (log_prob.shape == old_log_prob.shape == advantage.shape):
-        shapes = f"{tuple(log_prob.shape)}, {tuple(old_log_prob.shape)}, {tuple(advantage.shape)}"
-        raise ValueError(f"log_prob, old_log_prob and advantage must have one shape, got {shapes}")
-    if mask is not None and mask.shape != log_prob.shape:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}, log_prob {tuple(log_prob.shape)}")
-    log_prob, old_log_prob, advantage = (_kept(x, mask) for x in (log_prob, old_log_prob, advantage))
-    return log_prob, log_prob - old_log_prob, advantage
-
-
-def _ratio(log_ratio: Tensor) -> Tensor:
-    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+    if not number or not (0 <= value < float("inf")) or (value == 0 and key not in _FROM_ZERO):
+        raise ConfigError(key, value, "a finite number " + ("of at least 0" if key in _FROM_ZERO else "above 0"))
 
 
 def _pessimistic(ratio: Tensor, advantage: Tensor, eps_low: float, eps_high: float) -> Tensor:
     clipped = ratio.clamp(1.0 - eps_low, 1.0 + eps_high)
     return torch.minimum(ratio * advantage, clipped * advantage)
-
-
-def _over_sequence(log_ratio: Tensor, mask: Tensor | None, *, mean: bool) -> Tensor:
-    if log_ratio.ndim < 2:
-        return log_ratio
-    total = log_ratio.sum(dim=-1, keepdim=True)
-    if mean:
-        count = log_ratio.shape[-1] if mask is None else mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        total = total / count
-    return total.expand_as(log_ratio)
-
-
-def _kept(values: Tensor, mask: Tensor | None) -> Tensor:
-    # Selecting before any arithmetic keeps a NaN in padding out of the gradient; multiplying by 0 would not.
-    return values if mask is None else torch.where(mask.bool(), values, 0.0)
-
-
-def _loss(surrogate: Tensor, mask: Tensor | None) -> Tensor:
-    return -_kept(surrogate, mask)

@@ -7,7 +7,7 @@ that turns a micro-batch into a :class:`Scored`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -147,9 +147,9 @@ class PolicyUpdater(Generic[MicroBatch]):
         """Gradients of the micro-batches of this process, added up in place."""
         overrides: dict[str, Any] = {"lam": self.dual.lam} if self._uses_dual else {}
         seen, sums = [], _Sums()
-        for micro_batch in micro_batches:
-            scored = self.score(micro_batch)
-            loss = minibatch_loss(self.objective, scored, count, **overrides)
+        every, measured = self._scored(micro_batches)
+        for scored in every:
+            loss = minibatch_loss(self.objective, scored, count, **overrides, **measured)
             if scored.auxiliary_loss is not None:
                 sums.auxiliary += float(scored.auxiliary_loss.detach())
             sampled = _unmasked(scored)
@@ -161,6 +161,17 @@ class PolicyUpdater(Generic[MicroBatch]):
             seen.append(sampled)
             sums.squares += float((sampled.log_ratio.double().exp() - 1.0).square().sum())
         return seen, sums
+
+    def _scored(self, micro_batches: Sequence[MicroBatch]) -> tuple[Iterable[Scored], dict[str, Any]]:
+        """The micro-batches, scored one at a time, and what the objective needs to know of all processes' together."""
+        if not self.objective.needs_minibatch:
+            return map(self.score, micro_batches), {}
+        # One micro-batch is scored once. More are scored without gradients first, so that memory holds one graph.
+        with torch.set_grad_enabled(len(micro_batches) <= 1):
+            ahead = [self.score(micro_batch) for micro_batch in micro_batches]
+        everything = self._joined([_unmasked(scored) for scored in ahead])
+        measured = {} if everything is None else self.objective.measured(everything.log_ratio, everything.advantage)
+        return (ahead if len(ahead) <= 1 else map(self.score, micro_batches)), measured
 
     def _share(self, sums: _Sums) -> _Sums:
         """Add up gradients and sums over the processes; one that is not finite stops all of them."""

@@ -1,116 +1,17 @@
-"""Every surrogate against its row of the table of objectives, written sample by sample in plain Python."""
+"""Every surrogate against the same formula written sample by sample in plain Python."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from objectives_by_hand import CASES, CONSTANT_WEIGHT, DEFAULTS, by_hand
 
 from r2vpo import objectives
 from r2vpo.errors import ConfigError
 from r2vpo.objectives import OBJECTIVES, hyperparameter_defaults, make_objective
 
-CASES = [
-    ("r2vpo", {}),
-    ("r2vpo", {"lam": 0.0}),
-    ("r2vpo", {"lam": 1.3}),
-    ("onesided", {}),
-    ("onesided", {"lam": 0.0}),
-    ("onesided", {"lam": 1.3}),
-    ("ppo_clip", {}),
-    ("ppo_clip", {"eps": 0.05}),
-    ("clip_higher", {}),
-    ("clip_higher", {"eps_low": 0.4, "eps_high": 0.1}),
-    ("gppo", {}),
-    ("gppo", {"eps_low": 0.4, "eps_high": 0.1}),
-    ("topr", {}),
-    ("topr", {"level": "sequence"}),
-    ("spo", {}),
-    ("spo", {"eps": 0.5}),
-    ("cispo", {}),
-    ("cispo", {"cap": 1.5}),
-    ("gspo", {}),
-    ("gspo", {"eps_low": 0.1, "eps_high": 0.3}),
-    ("none", {}),
-]
-DEFAULTS = {
-    "r2vpo": {"lam": 0.04},
-    "onesided": {"lam": 0.04},
-    "ppo_clip": {"eps": 0.2},
-    "clip_higher": {"eps_low": 0.2, "eps_high": 0.28},
-    "gppo": {"eps_low": 0.2, "eps_high": 0.28},
-    "topr": {"level": "token"},
-    "spo": {"eps": 0.2},
-    "cispo": {"cap": 5.0},
-    "gspo": {"eps_low": 3e-4, "eps_high": 4e-4},
-    "none": {},
-}
-CONSTANT_WEIGHT = ("gppo", "topr", "cispo")
-"""Their weight does not pass through the ratio, so the clamp on the ratio leaves it standing."""
-
 SHAPES = [(90,), (18, 6)]
-
-
-def clipped_surrogate(rho, a, low, high):
-    """Value of PPO's surrogate, and whether its gradient survives."""
-    if a > 0 and rho > 1 + high:
-        return (1 + high) * a, False
-    if a < 0 and rho < 1 - low:
-        return (1 - low) * a, False
-    return rho * a, True
-
-
-def value_and_weight(name, rho, a, log_prob, lam=0.0, eps=0.0, eps_low=0.0, eps_high=0.0, cap=0.0, level=""):
-    """J of one sample and the weight c of grad log pi."""
-    if name == "r2vpo":
-        return rho * a - lam * (rho - 1) ** 2, (a - 2 * lam * (rho - 1)) * rho
-    if name == "onesided":
-        if a * (rho - 1) <= 0 or lam == 0:
-            return rho * a, rho * a
-        # The weight on the way out is A - 2 lam (rho - 1), which ends at this distance.
-        x = math.copysign(min(abs(rho - 1), abs(a) / (2 * lam)), a)
-        return a + a * x - lam * x**2, rho * a * max(0.0, 1 - 2 * lam * abs(rho - 1) / abs(a))
-    if name == "spo":
-        return rho * a - abs(a) * (rho - 1) ** 2 / (2 * eps), (a - abs(a) * (rho - 1) / eps) * rho
-    if name == "none":
-        return rho * a, rho * a
-    if name == "topr":
-        weight = a if a >= 0 else min(rho, 1.0) * a
-        return weight * log_prob, weight
-    if name == "cispo":
-        return min(rho, cap) * a * log_prob, min(rho, cap) * a
-    low, high = (eps, eps) if name == "ppo_clip" else (eps_low, eps_high)
-    value, inside = clipped_surrogate(rho, a, low, high)
-    if name == "gppo":
-        return value, value
-    return value, rho * a if inside else 0.0
-
-
-def by_hand(name, hyperparameters, log_prob, old_log_prob, advantage, mask=None):
-    """Loss and gradient with respect to log_prob; reads nothing where the mask is False."""
-    settings = DEFAULTS[name] | hyperparameters
-    shape = log_prob.shape
-    rows = (-1, 1) if len(shape) == 1 else shape
-    lp, old, adv = (np.asarray(x).reshape(rows) for x in (log_prob, old_log_prob, advantage))
-    kept = np.ones(lp.shape, bool) if mask is None else np.asarray(mask).astype(bool).reshape(rows)
-    loss, grad = np.zeros(lp.shape), np.zeros(lp.shape)
-    for b in range(len(lp)):
-        tokens = [t for t in range(lp.shape[1]) if kept[b, t]]
-        log_ratio = {t: float(lp[b, t]) - float(old[b, t]) for t in tokens}
-        for t in tokens:
-            d, receivers = log_ratio[t], [t]
-            if name == "gspo":
-                d, receivers = sum(log_ratio.values()) / len(tokens), tokens
-            elif settings.get("level") == "sequence":
-                d = sum(log_ratio.values())
-            rho = math.exp(max(-20.0, min(20.0, d)))
-            value, weight = value_and_weight(name, rho, float(adv[b, t]), float(lp[b, t]), **settings)
-            if abs(d) > 20 and name not in CONSTANT_WEIGHT:
-                weight = 0.0
-            loss[b, t] = -value
-            for u in receivers:
-                grad[b, u] -= weight / len(receivers)
-    return loss.reshape(shape), grad.reshape(shape)
 
 
 def make_inputs(shape, seed=0, per_sequence=False):
@@ -157,8 +58,9 @@ def test_value_and_gradient(name, hyperparameters, shape):
     assert_close(grad, expected_grad)
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("poison", "dtype"), [(math.nan, torch.bool), (math.inf, torch.int64), (-math.inf, torch.float64)]
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("name", "hyperparameters"), CASES)
 def test_masked_elements_are_inert(name, hyperparameters, shape, dtype, poison):
@@ -214,7 +116,8 @@ def test_spo_is_r2vpo_with_a_lambda_per_sample():
 def test_gradient_is_minus_advantage_at_ratio_one(name, hyperparameters):
     log_prob, _, advantage = make_inputs((90,))
     _, grad = loss_and_grad(name, hyperparameters, log_prob, log_prob, advantage)
-    torch.testing.assert_close(grad, -advantage, rtol=1e-15, atol=0)
+    shift = DEFAULTS[name].get("shift", 0.0) if "shift" not in hyperparameters else hyperparameters["shift"]
+    torch.testing.assert_close(grad, -(advantage + shift), rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize(("advantage", "lam"), [(1.0, 0.04), (2.0, 0.5), (-1.0, 1.0), (0.0, 0.7)])
@@ -242,11 +145,14 @@ def test_micro_batches_add_up_to_the_whole_gradient(name, hyperparameters, shape
     old_log_prob, advantage = torch.tensor(rng.normal(size=(2, *shape)))
     mask = torch.tensor(rng.random(shape) < 0.7)
     objective = make_objective(name, **hyperparameters)
+    start = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    measured = objective.measured((features @ start - old_log_prob)[mask], advantage[mask])
+    assert bool(measured) == objective.needs_minibatch
 
     def gradient(parts):
-        weights = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+        weights = start.clone().requires_grad_()
         for x, old, a, m in zip(*parts, strict=True):
-            (objective(x @ weights, old, a, m).sum() / mask.sum()).backward()
+            (objective(x @ weights, old, a, m, **measured).sum() / mask.sum()).backward()
         return weights.grad
 
     data = features, old_log_prob, advantage, mask
@@ -296,6 +202,10 @@ def test_r2vpo_and_its_one_sided_form_use_the_dual_variable(name):
         ("gppo", {"eps_high": 0}, ["eps_high", "0", "above 0"]),
         ("cispo", {"cap": 0}, ["cap", "0", "above 0"]),
         ("topr", {"level": "word"}, ["level", "'word'", "'token'", "'sequence'"]),
+        ("dppo", {"divergence": "js"}, ["divergence", "'js'", "'tv'", "'kl'"]),
+        ("m2po", {"bound": 1.0}, ["bound", "1.0", "left out", "tau"]),
+        ("asymre", {"shift": -0.1}, ["shift", "-0.1", "at least 0"]),
+        ("vespo", {"lam_pos": 0}, ["lam_pos", "0", "above 0"]),
     ],
 )
 def test_make_objective_names_field_value_and_allowed_range(name, hyperparameters, parts):
@@ -305,9 +215,10 @@ def test_make_objective_names_field_value_and_allowed_range(name, hyperparameter
     assert all(part in caught.value.allowed and part in str(caught.value) for part in parts[2:])
 
 
-def test_topr_rejects_a_bad_level_when_called_directly():
-    with pytest.raises(ConfigError, match="level='word'"):
-        objectives.topr(*make_inputs((5,)), level="word")
+@pytest.mark.parametrize(("name", "key"), [("topr", "level"), ("dppo", "divergence")])
+def test_a_choice_that_there_is_not_is_refused_when_called_directly(name, key):
+    with pytest.raises(ConfigError, match=f"{key}='word'"):
+        OBJECTIVES[name](*make_inputs((5,)), **{key: "word"})
 
 
 @pytest.mark.parametrize("odd_one", range(4))

@@ -42,7 +42,7 @@ class Meeting:
         return Processes()
 
 
-def updater(processes=None):
+def updater(processes=None, objective="r2vpo"):
     parameter = torch.nn.Parameter(torch.tensor([0.3, -0.2]))
 
     def score(batch):
@@ -50,7 +50,7 @@ def updater(processes=None):
 
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     dual = DualController(1.0, 0.1, rule="adaptive")
-    return PolicyUpdater(make_objective("r2vpo"), dual, optimizer, score, 1e9, processes=processes), parameter
+    return PolicyUpdater(make_objective(objective), dual, optimizer, score, 1e9, processes=processes), parameter
 
 
 def batches():
@@ -80,13 +80,14 @@ def in_two_threads(work):
     return results
 
 
-def test_sharing_a_minibatch_changes_neither_step_nor_lambda_nor_diagnostics():
-    alone, parameter = updater()
+@pytest.mark.parametrize("objective", ["r2vpo", "m2po"])  # which ranks the elements of all processes
+def test_sharing_a_minibatch_changes_neither_step_nor_lambda_nor_diagnostics(objective):
+    alone, parameter = updater(objective=objective)
     assert alone.step(batches(), 8)
     expected = alone.summary()
 
     def work(rank, processes):
-        mine, shared = updater(processes)
+        mine, shared = updater(processes, objective)
         taken = mine.step([batches()[rank]], 8)
         return taken, shared.detach().clone(), mine.dual.lam, mine.summary()
 
@@ -98,13 +99,39 @@ def test_sharing_a_minibatch_changes_neither_step_nor_lambda_nor_diagnostics():
             assert abs(summary[name] - expected[name]) < 1e-6, name
 
 
-def test_a_process_without_micro_batches_takes_the_same_step():
-    alone, parameter = updater()
-    alone.step(batches()[:1], 3)
+@pytest.mark.parametrize(("sizes", "passes"), [([8], 1), ([3, 5], 2), ([1, 6, 1], 2)])
+def test_an_objective_that_ranks_the_minibatch_takes_one_step_however_it_is_cut(sizes, passes):
+    """Scored once where there is one micro-batch, and before that without gradients where there are several."""
+    whole = {name: torch.cat([batch[name] for batch in batches()]) for name in batches()[0]}
+    mine, parameter = updater(objective="m2po")
+    log_ratio = (whole["x"] @ parameter).detach() - whole["old"]
+    [bound] = mine.objective.measured(log_ratio, whole["advantage"]).values()
+    outliers = (whole["advantage"] * log_ratio > 0) & (log_ratio.square() > bound)
+    assert 0 < outliers.sum() < (whole["advantage"] * log_ratio > 0).sum()
+    weight = torch.where(outliers, 0.0, log_ratio.exp() * whole["advantage"])
+    expected = parameter.detach() + 0.1 * (weight[:, None] * whole["x"]).mean(0)
+
+    score, graphs = mine.score, []
+
+    def counted(micro_batch):
+        graphs.append(torch.is_grad_enabled())
+        return score(micro_batch)
+
+    mine.score = counted
+    parts = zip(*(values.split(sizes) for values in whole.values()), strict=True)
+    assert mine.step([dict(zip(whole, part, strict=True)) for part in parts], 8)
+    torch.testing.assert_close(parameter.detach(), expected)
+    assert graphs == [False] * len(sizes) * (passes - 1) + [True] * len(sizes)
+
+
+@pytest.mark.parametrize("objective", ["r2vpo", "m2po"])
+def test_a_process_without_micro_batches_takes_the_same_step(objective):
+    alone, parameter = updater(objective=objective)
+    alone.step(batches(), 8)
 
     def work(rank, processes):
-        mine, shared = updater(processes)
-        mine.step(batches()[:1] if rank == 0 else [], 3)
+        mine, shared = updater(processes, objective)
+        mine.step(batches() if rank == 0 else [], 8)
         return shared.detach().clone(), mine.summary()["ratio_variance"]
 
     expected = alone.summary()["ratio_variance"]

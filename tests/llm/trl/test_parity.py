@@ -10,6 +10,8 @@ TRL                    here                                            normalise
 ``"grpo"`` with        ``gspo``, ``seq-mean``                          mean over completions
 ``importance_sampling
 _level="sequence"``
+``loss_type="sapo"``   ``sapo``, ``seq-mean``                          as for ``grpo``
+``loss_type="vespo"``  ``vespo``, ``token-mean``                       as for ``dapo``
 =====================  ==============================================  ==============================================
 
 TRL gets the batch in two accumulated micro-batches, padded on both sides; ours is cut by a token budget.
@@ -33,6 +35,7 @@ from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.experience import Sample
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.llm.models.token_policy import TokenPolicy
+from r2vpo.objectives import make_objective
 
 LENGTHS = [(5, 7), (2, 3), (9, 6), (4, 1), (3, 8), (5, 7), (1, 12), (6, 2)]
 """Tokens of prompt and completion."""
@@ -57,6 +60,21 @@ CASES = {
     "gspo": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence", "epsilon": 0.02, "epsilon_high": 0.03},
         {"objective": "gspo", "eps_low": 0.02, "eps_high": 0.03, "loss_aggregation": "seq-mean"},
+    ),
+    "sapo": (
+        {"loss_type": "sapo", "sapo_temperature_pos": 1.5, "sapo_temperature_neg": 2.0},
+        {"objective": "sapo", "tau_pos": 1.5, "tau_neg": 2.0, "loss_aggregation": "seq-mean"},
+    ),
+    "vespo": (
+        # Small ones: the exponent magnifies the rounding of TRL's log-probs by k + lambda W.
+        {
+            "loss_type": "vespo",
+            "vespo_k_pos": 0.5,
+            "vespo_lambda_pos": 0.4,
+            "vespo_k_neg": 0.6,
+            "vespo_lambda_neg": 0.3,
+        },
+        {"objective": "vespo", "k_pos": 0.5, "lam_pos": 0.4, "k_neg": 0.6, "lam_neg": 0.3},
     ),
 }
 
@@ -101,7 +119,7 @@ def test_loss_and_gradients_are_those_of_trl(model, samples, case, tmp_path):
 
 def test_ratio_bounds_are_active_on_this_batch(model, samples, case):
     _, settings = case
-    wide = {"eps": 50.0, "eps_low": 0.999, "eps_high": 50.0, "cap": 1e4}
+    wide = {"eps": 50.0, "eps_low": 0.999, "eps_high": 50.0, "cap": 1e4, "tau_pos": 0.1, "k_neg": 0.1}
     without = settings | {name: value for name, value in wide.items() if name in settings}
     if settings["objective"] == "clip_higher":
         without |= {"eps_low": 0.999, "eps_high": 50.0}
@@ -109,11 +127,28 @@ def test_ratio_bounds_are_active_on_this_batch(model, samples, case):
     assert abs(losses[0] - losses[1]) > 100 * TOLERANCE
 
 
+def test_weights_of_vespo_are_those_of_trl_at_its_defaults():
+    from trl import GRPOTrainer
+
+    generator = torch.Generator().manual_seed(2)
+    log_ratio = 0.5 * torch.randn(64, 9, dtype=torch.float64, generator=generator)
+    log_ratio[:3] *= torch.tensor([0.0, 30.0, 200.0], dtype=torch.float64)[:, None]
+    mask = torch.rand(64, 9, generator=generator) < 0.7
+    advantage = torch.randn(64, 1, dtype=torch.float64, generator=generator)
+    advantage[3:9] = 0.0
+    log_prob = torch.zeros_like(log_ratio).requires_grad_()
+    each = advantage.expand_as(log_ratio)
+    make_objective("vespo")(log_prob, -log_ratio, each, mask).sum().backward()
+    weights = GRPOTrainer.get_gamma_weights(advantage, log_ratio, mask, None)
+    torch.testing.assert_close(-log_prob.grad, weights * advantage * mask, rtol=1e-12, atol=1e-12)
+
+
 def of_ours(model, samples, settings):
     """Loss and gradients of one step of the learner's own updater, in several micro-batches."""
-    config = resolve_config(
-        {"method": "grpo", "temperature": TEMPERATURE, "tokens_per_micro_batch": 40, "max_grad_norm": 1e9, **settings}
-    )
+    kept = {name: value for name, value in settings.items() if name in ("objective", "loss_aggregation")}
+    kwargs = {name: value for name, value in settings.items() if name not in kept}
+    fixed = {"temperature": TEMPERATURE, "tokens_per_micro_batch": 40, "max_grad_norm": 1e9}
+    config = resolve_config({"method": "grpo", **fixed, **kept, "objective_kwargs": kwargs})
     policy = TokenPolicy(model, TEMPERATURE)
     learner = TokenLearner(policy, config, torch.Generator(), AcceleratedProcesses(), pad=0)
     learner._measure_entropy = False
@@ -123,7 +158,7 @@ def of_ours(model, samples, settings):
     losses, objective = [], learner.updater.objective
 
     class Recording:
-        uses_dual = False
+        needs_minibatch = False
 
         def __call__(self, *inputs):
             elementwise = objective(*inputs)
