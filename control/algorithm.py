@@ -33,7 +33,7 @@ class R2VPO:
 
     Args:
         env: A Gymnasium id, a function that makes a new environment, or one environment (trained on alone).
-            Observations and actions must be one-dimensional Boxes.
+            Observations must be a Box of numbers, actions a Box of floats, of any shape: the policy has them flat.
         seed: Seed of weights, action noise, minibatches and environments.
         run_dir: Where config, metrics, checkpoints, curve and summary go; None writes nothing.
         settings: Fields of :class:`r2vpo.control.config.ControlConfig`; the rest comes from the algorithm's preset.
@@ -68,7 +68,7 @@ class R2VPO:
         # Overlapped, the environments live in another process, and this one only tells the spaces.
         shown: tuple[int, Engine] = (1, "gymnasium") if config.overlap else (config.num_envs, config.engine)
         envs = make_vector_env(env, *shown, config.env_threads or None)
-        config = replace(config, delta=config.delta_for(envs.action_space.shape[0]))
+        config = replace(config, delta=config.delta_for(gym.spaces.flatdim(envs.action_space)))
         self._hold(TrainingRun(config, (envs.observation_space, envs.action_space), env, envs))
         if run_dir is not None:
             self._training.directory = RunDirectory(run_dir, config_dict(config))
@@ -209,24 +209,26 @@ class R2VPO:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Action for one raw observation ``[D]`` or a batch ``[N, D]``.
+        """Action for one raw observation, of the shape of its space, or for a batch of them, ``[N, *shape]``.
 
         ``state`` and ``episode_start`` exist for code written for recurrent policies; ``state`` is returned as given.
 
         Raises:
-            ValueError: The observation has another size than the policy's.
+            ValueError: The observation has another shape.
         """
-        batch = np.asarray(observation, dtype=np.float32)
-        if batch.ndim not in (1, 2) or batch.shape[-1] != self.observation_space.shape[0]:
-            expected = f"[{self.observation_space.shape[0]}] or [N, {self.observation_space.shape[0]}]"
-            raise ValueError(f"observation has shape {batch.shape}, the policy takes {expected}")
+        raw, shape = np.asarray(observation), self.observation_space.shape
+        batched = raw.ndim == len(shape) + 1
+        if raw.shape[batched:] != shape:
+            one = ", ".join(map(str, shape))
+            raise ValueError(f"observation has shape {raw.shape}, the policy takes [{one}] or [N, {one}]")
+        rows = self.policy.normalizer.relative(raw.reshape(-1, gym.spaces.flatdim(self.observation_space)))
         with torch.no_grad():
-            samples = self.policy.mean(torch.from_numpy(np.atleast_2d(batch)))
+            samples = self.policy.mean(torch.from_numpy(rows))
             if not deterministic:
                 noise = torch.randn(samples.shape, generator=self.predict_generator)
                 samples = samples + noise * self.policy.bounded_log_std().exp()
-        actions = self.bounds(samples.numpy())
-        return (actions[0] if batch.ndim == 1 else actions), state
+        actions = self.bounds(samples.numpy()).reshape(-1, *self.action_space.shape)
+        return (actions if batched else actions[0]), state
 
     def act(self, deterministic: bool) -> BatchPolicy:
         """This policy as a function of a batch of observations."""

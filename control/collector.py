@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.envs.engines import AnyVectorEnv
-from r2vpo.errors import EnvironmentFailure
+from r2vpo.errors import ConfigError, TrainingDiverged
 
 Rollout = dict[str, Tensor]
-"""T steps of N environments, all raw: ``observations`` [T, N, D], ``actions`` [T, N, A] before the bounds,
+"""T steps of N environments: ``observations`` [T, N, D], raw, but counted from the normaliser's origin (see
+:class:`r2vpo.control.normalization.ObservationNormalizer`), ``actions`` [T, N, A] before the bounds,
 ``old_log_prob`` [T, N] under the policy that acted, ``rewards`` (float64), ``terminated``, ``done`` [T, N],
 ``last_observations`` [N, D], and ``final_observations`` [K, D]: the true last observation of each episode that
 ended, in row-major order of ``done``."""
@@ -37,7 +38,7 @@ class Collector:
 
     Args:
         envs: Environments, stepped side by side.
-        policy: Acts and scores; its statistics are not touched here.
+        policy: Acts and scores; of its statistics, the origin alone is set here.
         bounds: Turns samples into environment actions.
         generator: Source of the action noise.
         stagger: Cut the first episode of each environment at another length, so that episodes of one length are not
@@ -66,6 +67,7 @@ class Collector:
     def reset(self, seed: int) -> None:
         """Start a new episode in every environment."""
         self.observations = self.envs.reset(seed)
+        self.policy.normalizer.begin(self.observations)
         self.cut_early[:] = self.envs.stagger() if self.stagger else False
         self.episode_returns[:] = 0.0
         self.episode_lengths[:] = 0
@@ -82,7 +84,7 @@ class Collector:
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Restore what :meth:`state_dict` returned; returns what the environments could not restore."""
-        self.reset(seed=0)
+        self.envs.reset(seed=0)
         unknown = self.envs.load_state_dict(state["environments"])
         self.observations = self.envs.observations.copy()
         self.episode_returns, self.episode_lengths = state["episode_returns"], state["episode_lengths"]
@@ -102,13 +104,15 @@ class Collector:
             The rollout and the episodes that ended in it.
 
         Raises:
-            EnvironmentFailure: An environment raised, or returned a reward or observation that is not finite.
+            EnvironmentFailure: An environment raised, or returned what its spaces do not promise.
+            TrainingDiverged: An action or its log-prob is not finite.
         """
         assert self.observations is not None, "reset first"
         num_envs, observation_size = self.observations.shape
         std = self.policy.bounded_log_std().exp()
         noise = (torch.randn(steps, num_envs, len(std), generator=self.generator) * std).numpy()
         actor, bounds = NumpyActor(self.policy), self.bounds.for_rows(num_envs)
+        relative = self.policy.normalizer.relative
         observations = np.empty((steps, num_envs, observation_size), dtype=np.float32)
         rewards = np.empty((steps, num_envs))
         terminated, truncated = np.empty((2, steps, num_envs), dtype=bool)
@@ -117,7 +121,7 @@ class Collector:
         finished: list[FinishedEpisode] = []
         counted = 0
         for t, (inputs, samples) in enumerate(zip(observations, actions, strict=True)):
-            inputs[...] = self.observations
+            inputs[...] = relative(self.observations)
             samples += actor.mean(inputs)
             step = self.envs.step(bounds(samples))
             self.observations = step.observations
@@ -140,15 +144,15 @@ class Collector:
             "rewards": torch.from_numpy(rewards),
             "terminated": torch.from_numpy(terminated),
             "done": torch.from_numpy(terminated | truncated),
-            "last_observations": torch.from_numpy(self.observations.astype(np.float32)),
-            "final_observations": torch.from_numpy(np.asarray(finals, dtype=np.float32).reshape(-1, observation_size)),
+            "last_observations": torch.from_numpy(relative(self.observations)),
+            "final_observations": torch.from_numpy(relative(np.reshape(finals, (-1, observation_size)))),
         }
         # The policy has not changed since it acted, so one batched pass gives the behaviour log-probs; the same
         # arithmetic scores the samples in the update, which makes the ratio exactly 1 before its first step.
         flat = {name: rollout[name].flatten(0, 1) for name in ("observations", "actions")}
         rollout["old_log_prob"] = self.policy.log_prob(flat).view(steps, num_envs)
         if not torch.isfinite(rollout["old_log_prob"]).all():
-            raise EnvironmentFailure("log-probs of the sampled actions are not finite")
+            raise TrainingDiverged("log-probs of the sampled actions are not finite")
         return rollout, finished
 
     def _count(self, rewards: np.ndarray) -> None:
@@ -204,20 +208,31 @@ class NumpyActor:
         *self._hidden, self._last = [(weight, bias, np.empty_like(bias)) for weight, bias in layers]
 
 
+WIDEST = 1e30
+"""Bounds beyond this are none that anybody means, and samples scaled to them overflow."""
+
+
 class ActionBounds:
-    """Turns samples of the Gaussian into actions the environment accepts.
+    """Turns samples of the Gaussian into actions the environment accepts, both flat.
 
     Args:
         space: The environment's action space; bounds may be infinite unless ``kind`` is ``tanh``.
         kind: ``rescale`` takes -1 and 1 for the bounds where both are finite, so that a first standard deviation of 1
             spans any range, and cuts there; ``clip`` cuts at the bounds and changes nothing else; ``tanh`` squashes
             into them.
+
+    Raises:
+        ConfigError: Bounds that this kind cannot have.
     """
 
     def __init__(self, space: gym.spaces.Box, kind: str) -> None:
-        self.low, self.high, self.kind = space.low, space.high, kind
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+        self.low, self.high, self.kind = space.low.ravel(), space.high.ravel(), kind
+        bounded = np.isfinite(self.low) & np.isfinite(self.high)
+        if kind == "tanh" and not bounded.all():
+            raise ConfigError("action_bounds", kind, f"rescale or clip where actions have no bounds: {space}")
+        low, high = np.where(bounded, self.low, -1.0), np.where(bounded, self.high, 1.0)
+        if kind != "clip" and max(float(np.max(high)), -float(np.min(low))) > WIDEST:
+            raise ConfigError("action_bounds", kind, f"clip where bounds are beyond {WIDEST:.0e}: {space}")
         self.middle = (0.5 * low + 0.5 * high).astype(space.dtype)
         self.half_range = (0.5 * high - 0.5 * low).astype(space.dtype)
         if kind == "rescale" and not self.middle.any() and (self.half_range == 1.0).all():

@@ -5,18 +5,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from r2vpo.envs.gate import Gate, require_actions, require_held
 from r2vpo.envs.making import EnvSource, env_name, make_env
-from r2vpo.envs.vector import call, time_limit
+from r2vpo.envs.vector import time_limit
+from r2vpo.errors import ConfigError
 from r2vpo.validation import Count, checked
 
 BatchPolicy = Callable[[NDArray[np.floating]], NDArray[np.floating]]
-"""Observations ``[n, obs_dim]`` to actions ``[n, act_dim]`` that the environment accepts."""
+"""Observations ``[n, *shape]`` to actions ``[n, *shape]``, of the shapes of the environment's spaces."""
 
 EVALUATION_SEED = 1_000_000
 """Evaluation episodes are seeded from here on, the training seed added, far from where training takes its own."""
@@ -54,7 +55,7 @@ class EvaluationResult:
 
 def evaluate_policy(
     policy: BatchPolicy,
-    env: EnvSource | Sequence[gym.Env],
+    env: EnvSource | gym.Env | Sequence[gym.Env],
     episodes: int,
     seed: int,
     max_episode_steps: int | None = None,
@@ -73,14 +74,23 @@ def evaluate_policy(
             :data:`MAX_EPISODE_STEPS` where it has none. A warning says so.
 
     Raises:
-        ConfigError: Unknown id, or a number that is not allowed.
-        EnvironmentFailure: An environment raised.
+        ConfigError: Unknown id, the same environment twice, or a number that is not allowed.
+        EnvironmentFailure: An environment raised, or returned what its observation space does not promise.
+        TrainingDiverged: The policy's actions are not finite.
     """
     episodes = checked("episodes", episodes, Count)
     max_episode_steps = checked("max_episode_steps", max_episode_steps, Count | None)
-    made = [] if isinstance(env, Sequence) and not isinstance(env, str) else make_up_to(env, episodes)
+    made: list[gym.Env] = []
+    if isinstance(env, gym.Env):
+        envs = [env]
+    elif isinstance(env, Sequence) and not isinstance(env, str):
+        envs = list(env)[:episodes]
+        if not envs or len({id(e.unwrapped) for e in envs}) < len(envs):
+            raise ConfigError("env", env, "at least one environment, and none of them twice")
+    else:
+        envs = made = make_up_to(env, episodes)
     try:
-        return _play(policy, made or list(env)[:episodes], episodes, seed, max_episode_steps)  # type: ignore[arg-type]
+        return _play(policy, envs, episodes, seed, max_episode_steps)
     finally:
         for e in made:
             e.close()
@@ -125,20 +135,23 @@ def _play(
     cut = 0
     waiting = iter(range(episodes))
 
-    places = [(env_name(e), index, len(envs)) for index, e in enumerate(envs)]
+    gates = [Gate(e, env_name(e), index, len(envs)) for index, e in enumerate(envs)]
 
-    def begin(index: int, episode: int) -> tuple[int, int, Any]:
+    def begin(index: int, episode: int) -> tuple[int, int, np.ndarray]:
         # A copy, as an environment may write its next observation into the same array.
-        return index, episode, np.array(call(envs[index], places[index], "reset", seed=seed + episode)[0])
+        return index, episode, np.array(gates[index].reset(seed + episode))
 
     limits = [max_episode_steps or _own_limit(e) or MAX_EPISODE_STEPS for e in envs]
     active = [begin(index, episode) for index, episode in zip(range(len(envs)), waiting, strict=False)]
     while active:
-        actions = policy(np.stack([observation for _, _, observation in active]))
+        observations, places = np.stack([row for _, _, row in active]), [gates[index] for index, _, _ in active]
+        require_held(places, observations)
+        actions = np.asarray(policy(observations))
+        require_actions(places, actions)
         still_active = []
         for (index, i, _), action in zip(active, actions, strict=True):
-            observation, reward, terminated, truncated, info = call(envs[index], places[index], "step", action)
-            returns[i] += float(reward)
+            observation, reward, terminated, truncated, info = gates[index].step(action)
+            returns[i] += reward
             lengths[i] += 1
             if not (terminated or truncated) and lengths[i] < limits[index]:
                 still_active.append((index, i, np.array(observation)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,16 @@ from r2vpo.advantages import discounted_sums
 
 _EPS = 1e-8
 
+FAR = 1024.0
+"""Observations that begin farther from 0 than this are counted from where they begin: float32 has steps of 1e-4 there,
+and of 128 at the time of day in seconds."""
+
 
 class ObservationNormalizer(nn.Module):
     """Standardises observations; a module, so that it lives and is saved inside the policy.
 
-    Statistics are combined by the parallel form of Welford's update in float64 and change only in :meth:`update`.
+    Statistics are combined by the parallel form of Welford's update in float64 and change only in :meth:`update`. What
+    comes in is float32 and counts from ``origin``, which is 0 except where observations lie far from it.
 
     Args:
         size: Observation dimension D.
@@ -22,6 +29,8 @@ class ObservationNormalizer(nn.Module):
         bound: Standardised values are clipped to plus and minus this.
     """
 
+    origin: Tensor
+    """``[D]``, float64; the same for all of a training."""
     count: Tensor
     mean: Tensor
     variance: Tensor
@@ -32,20 +41,31 @@ class ObservationNormalizer(nn.Module):
         super().__init__()
         self.enabled = enabled
         self.bound = bound
+        self.register_buffer("origin", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(size, dtype=torch.float64))
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
 
+    def begin(self, observations: np.ndarray) -> None:
+        """Choose the origin from the first observations ``[N, D]`` of a training; later ones change nothing."""
+        if self.enabled and not self.count:
+            middle = observations.mean(axis=0)
+            self.origin.copy_(torch.from_numpy(np.where(np.abs(middle) > FAR, middle, 0.0)))
+
+    def relative(self, observations: np.ndarray) -> np.ndarray:
+        """Raw observations ``[..., D]``, counted from the origin before they become float32."""
+        return (observations - self.origin.numpy()).astype(np.float32)
+
     def forward(self, observations: Tensor) -> Tensor:
-        """``[..., D]`` raw to ``[..., D]`` standardised."""
+        """``[..., D]`` counted from the origin to ``[..., D]`` standardised."""
         if not self.enabled:
             return observations
         return ((observations - self.shift) * self.scale).clamp(-self.bound, self.bound)
 
     def update(self, observations: Tensor) -> None:
-        """Take a batch ``[n, D]`` of raw observations into the statistics."""
+        """Take a batch ``[n, D]`` of observations, counted from the origin, into the statistics."""
         if not self.enabled:
             return
         batch = observations.double()
@@ -59,6 +79,10 @@ class ObservationNormalizer(nn.Module):
         self.count.copy_(total)
         self.shift.copy_(self.mean)
         self.scale.copy_((self.variance + _EPS).rsqrt())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        state_dict.setdefault(prefix + "origin", torch.zeros_like(self.origin))  # models from before there was one
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class RewardScaler:

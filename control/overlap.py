@@ -23,9 +23,11 @@ from r2vpo.control.collector import ActionBounds, Collector, FinishedEpisode, Ro
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource
-from r2vpo.errors import EnvironmentFailure
+from r2vpo.errors import EnvironmentFailure, TrainingDiverged
 
 Collected = tuple[Rollout, list[FinishedEpisode]]
+FAILURES = (EnvironmentFailure, TrainingDiverged)
+"""Of a rollout, to be raised when it would be handed out."""
 
 
 class OverlappedCollector:
@@ -45,14 +47,14 @@ class OverlappedCollector:
         self._process = CollectorProcess(spec)
         self.engine = f"{self._process.engine}: {self._process.engine_reason}; collecting ahead"
         self._under_way = False
-        self._ahead: Collected | EnvironmentFailure | None = None
+        self._ahead: Collected | EnvironmentFailure | TrainingDiverged | None = None
 
     def reset(self, seed: int) -> None:
         """Start a new episode in every environment; what was collected ahead is dropped."""
         self._finish()
         self._ahead = None
         self._process.send("reset", seed)
-        self._process.receive()
+        self.policy.normalizer.origin.copy_(torch.from_numpy(self._process.receive()))
 
     def collect(self, steps: int, on_step: Callable[[], None] | None = None) -> Collected:
         """Hand out the rollout that was begun at the last call, and begin the next with the policy of now.
@@ -63,12 +65,13 @@ class OverlappedCollector:
 
         Raises:
             EnvironmentFailure: As :meth:`Collector.collect`, for the rollout that would be handed out.
+            TrainingDiverged: Likewise.
         """
         if self._ahead is None and not self._under_way:
             self._begin(steps)
         collected = self._finish()
         assert collected is not None
-        if isinstance(collected, EnvironmentFailure):
+        if isinstance(collected, FAILURES):
             raise collected
         self._begin(steps)
         if on_step is not None:
@@ -83,7 +86,7 @@ class OverlappedCollector:
             None when an environment has failed in it: the next :meth:`collect` says how.
         """
         ahead = self._finish()
-        if isinstance(ahead, EnvironmentFailure):
+        if isinstance(ahead, FAILURES):
             return None
         self._process.send("state_dict")
         state: dict[str, Any] = self._process.receive()
@@ -112,14 +115,14 @@ class OverlappedCollector:
         self._process.send("collect", weights, steps)
         self._under_way, self._ahead = True, None
 
-    def _finish(self) -> Collected | EnvironmentFailure | None:
+    def _finish(self) -> Collected | EnvironmentFailure | TrainingDiverged | None:
         """Wait for the rollout under way; the rollout that is ahead, or why there is none."""
         if self._under_way:
             self._under_way = False
             try:
                 arrays, finished = self._process.receive()
                 self._ahead = {name: torch.from_numpy(values) for name, values in arrays.items()}, finished
-            except EnvironmentFailure as failure:
+            except FAILURES as failure:
                 self._ahead = failure
         return self._ahead
 
@@ -221,9 +224,10 @@ class CollectorWorker:
         """Engine, and why it was chosen."""
         return self.envs.engine, self.envs.engine_reason
 
-    def reset(self, seed: int) -> None:
-        """See :meth:`Collector.reset`."""
+    def reset(self, seed: int) -> np.ndarray:
+        """See :meth:`Collector.reset`; returns the origin of the observations, which it may have set."""
         self.collector.reset(seed)
+        return self.collector.policy.normalizer.origin.numpy()
 
     def collect(self, policy: dict[str, np.ndarray], steps: int) -> tuple[dict[str, np.ndarray], list[FinishedEpisode]]:
         """See :meth:`Collector.collect`; ``policy`` is the state dict of the policy to act with."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from r2vpo.control.evaluation import BatchPolicy
-from r2vpo.envs.making import EnvSource, make_env
+from r2vpo.envs.gate import Gate
+from r2vpo.envs.making import EnvSource, env_name, make_env
 from r2vpo.runs.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def record_video(
         env_kwargs: Further arguments of the environment.
 
     Raises:
-        RuntimeError: The environment renders no images.
+        EnvironmentFailure: The environment raised, or returned what its observation space does not promise.
+        RuntimeError: It renders no images.
     """
     import imageio.v2 as imageio
 
@@ -104,7 +106,8 @@ def record_video(
         os.environ.setdefault("MUJOCO_GL", "egl")
     filmed = make_env(env, render_mode="rgb_array", **_camera(env, size, env_kwargs), **env_kwargs)
     try:
-        observation, _ = filmed.reset(seed=seed)
+        gate = Gate(filmed, env_name(env))
+        observation = gate.reset(seed)
         fps = int(filmed.metadata.get("render_fps", 30))
         with cast(Any, imageio).get_writer(path, fps=fps, macro_block_size=16) as writer:
             for _ in range(max_steps):
@@ -112,7 +115,8 @@ def record_video(
                 if frame is None:
                     raise RuntimeError(f"{env} renders no images")
                 writer.append_data(np.asarray(frame))
-                observation, _, terminated, truncated, _ = filmed.step(policy(observation[None])[0])
+                observation, _, terminated, truncated, _ = gate.step(policy(observation[None])[0])
+                gate.require_held("an observation", observation)
                 if terminated or truncated:
                     break
     finally:

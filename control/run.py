@@ -76,7 +76,7 @@ class TrainingRun:
         self.source = source
         self.bounds = ActionBounds(self.action_space, config.action_bounds)
         self.generator = torch.Generator().manual_seed(config.seed)
-        sizes = self.observation_space.shape[0], self.action_space.shape[0]
+        sizes = gym.spaces.flatdim(self.observation_space), gym.spaces.flatdim(self.action_space)
         with torch_threads(config.torch_threads):
             self.learner = Learner(*sizes, config, self.generator)
         self.episodes = EpisodeLog()

@@ -74,34 +74,63 @@ def _made_by(function: Callable[[], gym.Env]) -> gym.Env:
         raise ConfigError("env", env_name(function), f"{wanted}: {error}") from error
     except ValueError:
         pass  # a function that does not tell what it takes
-    env = function()
+    try:
+        env = function()
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError("env", env_name(function), f"{wanted}: {type(error).__name__}: {error}") from error
     if not isinstance(env, gym.Env):
         raise ConfigError("env", env_name(function), f"{wanted}, as a gymnasium.Env; this one returned {env!r}")
     return env
 
 
 def require_box_spaces(env: gym.Env) -> tuple[gym.spaces.Box, gym.spaces.Box]:
-    """Spaces of observations, which have to be flat vectors, and of actions, bounded or unbounded vectors.
+    """Spaces of observations, a Box of numbers of any kind, and of actions, a Box of floats, bounded or unbounded.
 
     Raises:
-        ConfigError: Either space is not a one-dimensional Box.
+        ConfigError: Either space is another one, or holds no number at all.
     """
-    return _box("observation_space", env.observation_space), _box("action_space", env.action_space)
+    return observation_box(env), _box(env, "action_space", "a Box of floats: a Gaussian policy has continuous actions")
 
 
-def _box(field: str, space: gym.Space) -> gym.spaces.Box:
+def observation_box(env: gym.Env) -> gym.spaces.Box:
+    """The observation space.
+
+    Raises:
+        ConfigError: It is no Box, or one of no numbers.
+    """
+    space = getattr(env, "observation_space", None)
+    advice = ""
+    if isinstance(space, gym.Space) and space.is_np_flattenable:
+        advice = "; gymnasium.wrappers.FlattenObservation makes one of it: env=lambda: FlattenObservation(...)"
+    return _box(env, "observation_space", f"a Box{advice}")
+
+
+def _box(env: gym.Env, field: str, allowed: str) -> gym.spaces.Box:
+    space = getattr(env, field, None)
+    named = f"{allowed} (in {env_name(env)})"
     if not isinstance(space, gym.spaces.Box):
-        raise ConfigError(field, space, "a Box space; a Gaussian policy has no other kind of output or input")
-    if len(space.shape) != 1 or not np.issubdtype(space.dtype, np.floating):
-        allowed = "a one-dimensional Box of floats (wrap it with gymnasium.wrappers.FlattenObservation)"
-        raise ConfigError(field, space, allowed)
+        raise ConfigError(field, space, named)
+    if field == "action_space" and not np.issubdtype(space.dtype, np.floating):
+        raise ConfigError(field, space, named)
+    if not gym.spaces.flatdim(space):
+        raise ConfigError(field, space, f"of at least one number; {named}")
     return space
 
 
 def env_name(env: EnvSource | gym.Env) -> str:
-    """Name for files and tables: the id, or the name of the function or the class that makes it."""
+    """Name for files and tables: the id, or the name of the function or the class that makes it.
+
+    Raises:
+        ConfigError: A wrapper that wraps nothing.
+    """
     if isinstance(env, gym.Env):
-        return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        try:
+            return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        except AttributeError as error:
+            allowed = "an environment; one of its wrappers has none inside (does its __init__ call super().__init__?)"
+            raise ConfigError("env", type(env).__name__, allowed) from error
     return env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
 
 

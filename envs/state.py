@@ -6,6 +6,9 @@ environment and of each wrapper (elapsed steps, for example), and its random gen
 environment, as in the mazes of gymnasium-robotics, is saved with it in the same way. An environment that keeps state
 elsewhere, such as Box2D bodies, is recognised and reported as not exact.
 
+Gymnasium's wrappers that only check what goes through them hold nothing of an episode and do not count: ``gym.make`` of
+a user has one more of them than ours.
+
 The model is not saved. An environment or wrapper that changes it keeps what it has drawn in plain attributes and has a
 method ``restored()``, without arguments, which is called after everything else is restored and applies them again.
 """
@@ -33,6 +36,9 @@ _STATIC_TYPES = (
     types.ModuleType,
     type,
 )
+_CHECKERS = (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)
+_ATTRIBUTES_OF_CHECKERS = ({"_disable_render_order_enforcing"}, {"checked_reset", "checked_step", "checked_render"})
+"""By which their layers are known in states that still have them."""
 _STATIC_MODULES = (
     "gymnasium.envs.mujoco.mujoco_rendering",
     "gymnasium_robotics.envs.maze.maze",
@@ -80,12 +86,13 @@ def restore_state(env: gym.Env, state: dict[str, Any]) -> None:
         ValueError: The environment differs from the captured one (other wrappers, another model).
     """
     layers: list[Any] = list(_layers(env))
+    saved = [layer for layer in state["layers"] if not any(names <= layer.keys() for names in _ATTRIBUTES_OF_CHECKERS)]
     inside = _inner(env)
     if inside.keys() != state.get("inner", {}).keys():
         raise ValueError("one of the environments has another environment inside and the other has not")
-    if len(layers) != len(state["layers"]):
-        raise ValueError(f"the environment has {len(layers)} layers of wrappers, the saved one {len(state['layers'])}")
-    for layer, attributes in zip(layers, state["layers"], strict=True):
+    if len(layers) != len(saved):
+        raise ValueError(f"the environment has {len(layers)} layers of wrappers, the saved one {len(saved)}")
+    for layer, attributes in zip(layers, saved, strict=True):
         vars(layer).update(copy.deepcopy(attributes))
     _unpack_physics(env, state["physics"])
     restore_generator(env.unwrapped.np_random, state["random"])
@@ -97,10 +104,12 @@ def restore_state(env: gym.Env, state: dict[str, Any]) -> None:
 
 
 def _layers(env: gym.Env) -> Iterator[gym.Env]:
-    yield env
+    """Wrappers, outermost first, and the environment inside; what only checks is left out."""
     while isinstance(env, gym.Wrapper):
+        if not isinstance(env, _CHECKERS):
+            yield env
         env = env.env
-        yield env
+    yield env
 
 
 def _base(env: gym.Env) -> Any:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
+from r2vpo.envs.gate import Gate, require_actions, require_held
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.errors import ConfigError, EnvironmentFailure
+from r2vpo.errors import ConfigError
 
 
 @dataclass
@@ -21,7 +22,7 @@ class VectorStep:
     """One step of N environments. Where an episode ended, ``observations`` already belongs to the next one."""
 
     observations: np.ndarray
-    """``[N, D]``, what to act on next."""
+    """``[N, D]``, what to act on next, flattened."""
     rewards: np.ndarray
     """``[N]``, float64."""
     terminated: np.ndarray
@@ -29,7 +30,7 @@ class VectorStep:
     truncated: np.ndarray
     """``[N]``, bool: the episode was cut, by a time limit for example."""
     final_observations: dict[int, np.ndarray]
-    """For each environment whose episode ended, the observation that ended it, ``[D]``."""
+    """For each environment whose episode ended, the observation that ended it, ``[D]``, flattened."""
 
 
 class VectorEnv:
@@ -38,12 +39,16 @@ class VectorEnv:
     Gymnasium's ``SyncVectorEnv`` does the same through per-step information dictionaries, which costs a fifth of
     the steps per second of a fast MuJoCo task and hides which environment failed.
 
+    Observations of more dimensions, or of whole numbers, leave as flat rows of floats, and flat actions get the shape
+    of the action space. What leaves is a copy: an environment may write into the arrays it has returned.
+
     Args:
         env: Environment id or factory, or one environment that exists already (N must be 1 then).
         num_envs: N.
 
     Raises:
-        ConfigError: Unknown id, spaces that are not Boxes, or a function that returns the same environment twice.
+        ConfigError: Unknown id, spaces that are not Boxes, or a function that returns the same environment twice or
+            environments of different spaces.
     """
 
     engine: ClassVar[str] = "gymnasium"
@@ -64,20 +69,27 @@ class VectorEnv:
         self.spec = self.envs[0].spec
         self.num_envs = num_envs
         self.observation_space, self.action_space = require_box_spaces(self.envs[0])
-        self.observations = np.empty((num_envs, *self.observation_space.shape))
+        _require_equal_spaces(self.name, self.envs)
+        self.gates = [Gate(made, self.name, i, num_envs) for i, made in enumerate(self.envs)]
+        self.observations = np.empty((num_envs, gym.spaces.flatdim(self.observation_space)))
         """``[N, D]``, what to act on next."""
+        self._shaped = self.observations.reshape(num_envs, *self.observation_space.shape)
+        """The same numbers, each row in the shape of the space."""
+        self._actions_shape = (num_envs, *self.action_space.shape)
 
     def reset(self, seed: int) -> np.ndarray:
         """Start new episodes, each environment with a seed of its own derived from ``seed``.
 
         Returns:
             Observations, ``[N, D]``.
+
+        Raises:
+            EnvironmentFailure: An environment raised, or returned what its spaces do not promise.
         """
         # Seeds seed, seed + 1, ... would give runs with neighbouring seeds almost the same environments.
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
-        for i in range(self.num_envs):
-            self.observations[i] = self._call(i, "reset", seed=int(seeds[i]))[0]
-        require_finite(self.name, self.num_envs, "observation", self.observations)
+        for i, gate in enumerate(self.gates):
+            self._shaped[i] = gate.reset(int(seeds[i]))
         return self.observations.copy()
 
     def stagger(self) -> np.ndarray:
@@ -90,6 +102,7 @@ class VectorEnv:
         for i, limited in enumerate(map(time_limit, self.envs)):
             if limited is not None:
                 limited._elapsed_steps = staggered_ages(self.num_envs, limited._max_episode_steps)[i]
+                self.gates[i].steps = limited._elapsed_steps
                 older[i] = limited._elapsed_steps > 0
         return older
 
@@ -97,24 +110,31 @@ class VectorEnv:
         """Take one step in each environment with actions ``[N, A]``.
 
         Raises:
-            EnvironmentFailure: An environment raised, or returned a reward or observation that is not finite.
+            EnvironmentFailure: An environment raised, or returned what its spaces do not promise.
+            TrainingDiverged: An action is not finite.
         """
+        require_actions(self.gates, actions)
+        shaped = actions.reshape(self._actions_shape)
         rewards = np.empty(self.num_envs)
         terminated, truncated = np.zeros((2, self.num_envs), dtype=bool)
         finals: dict[int, np.ndarray] = {}
-        for i in range(self.num_envs):
-            observation, rewards[i], terminated[i], truncated[i], _ = self._call(i, "step", actions[i])
+        for i, gate in enumerate(self.gates):
+            observation, rewards[i], terminated[i], truncated[i], _ = gate.step(shaped[i])
+            self._shaped[i] = observation
             if terminated[i] or truncated[i]:
-                finals[i] = np.array(observation)  # a copy: the reset may write into the same array
-                observation = self._call(i, "reset")[0]
-            self.observations[i] = observation
-        step = VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)
-        require_finite_step(self.name, step)
-        return step
+                finals[i] = self.observations[i].copy()
+                gate.require_held("a final observation", finals[i])
+                self._shaped[i] = gate.reset()
+        require_held(self.gates, self.observations)
+        return VectorStep(self.observations.copy(), rewards, terminated, truncated, finals)
 
     def state_dict(self) -> dict[str, Any]:
         """State of every environment (see :func:`r2vpo.envs.state.capture_state`)."""
-        return {"envs": [capture_state(env) for env in self.envs], "observations": self.observations.copy()}
+        return {
+            "envs": [capture_state(env) for env in self.envs],
+            "observations": self.observations.copy(),
+            "steps": [gate.steps for gate in self.gates],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Restore what :meth:`state_dict` returned, on environments made the same way and reset once.
@@ -129,6 +149,9 @@ class VectorEnv:
         for env, saved in zip(self.envs, saved_environments(state, self.num_envs), strict=True):
             restore_state(env, saved)
         self.observations[:] = state["observations"]
+        # States from before steps were counted have none.
+        for gate, steps in zip(self.gates, state.get("steps", [0] * self.num_envs), strict=True):
+            gate.steps = steps
         return sorted({name for saved in state["envs"] for name in saved["unknown"]})
 
     def close(self) -> None:
@@ -136,59 +159,13 @@ class VectorEnv:
         for env in self.envs:
             env.close()
 
-    def _call(self, index: int, method: str, *args: Any, **kwargs: Any) -> Any:
-        return call(self.envs[index], (self.name, index, self.num_envs), method, *args, **kwargs)
 
-
-def call(env: gym.Env, place: tuple[str, int, int], method: str, *args: Any, **kwargs: Any) -> Any:
-    """What a method of an environment returns; a simulator that takes 31 bits at most gets the lower ones of a seed.
-
-    Args:
-        env: The environment.
-        place: Its name, its index and the number of environments.
-        method: Name of the method.
-        args: Of the method.
-        kwargs: Of the method.
-
-    Raises:
-        EnvironmentFailure: It raised.
-    """
-    try:
-        return getattr(env, method)(*args, **kwargs)
-    except Exception as error:
-        if kwargs.get("seed", 0) >= 2**31:
-            return call(env, place, method, *args, **{**kwargs, "seed": kwargs["seed"] % 2**31})
-        raise raised_in(*place, method, error) from error
-
-
-def raised_in(name: str, index: int, num_envs: int, method: str, error: Exception) -> EnvironmentFailure:
-    """The failure to raise when one of N environments raised an error of its own."""
-    return EnvironmentFailure(f"environment {index} of {num_envs} ({name}) raised in {method}: {error!r}")
-
-
-def require_finite(name: str, num_envs: int, what: str, values: np.ndarray, first: int = 0) -> None:
-    """Raise EnvironmentFailure, naming the first environment at fault, unless every value is finite.
-
-    Args:
-        name: Of the task.
-        num_envs: N.
-        what: Name of the values in the message.
-        values: ``[n, ...]``, a row for each environment from ``first`` on.
-        first: Index of the environment of the first row.
-    """
-    faulty = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
-    if len(faulty):
-        where = f"environment {first + faulty[0]} of {num_envs} ({name})"
-        raise EnvironmentFailure(f"{where} returned a {what} that is not finite: {values[faulty[0]]}")
-
-
-def require_finite_step(name: str, step: VectorStep) -> None:
-    """:func:`require_finite` of all that a step returned."""
-    num_envs = len(step.rewards)
-    require_finite(name, num_envs, "reward", step.rewards)
-    require_finite(name, num_envs, "observation", step.observations)
-    for i, final in step.final_observations.items():
-        require_finite(name, num_envs, "final observation", final[None], first=i)
+def _require_equal_spaces(name: str, envs: list[gym.Env]) -> None:
+    observations, actions = require_box_spaces(envs[0])
+    for env in envs[1:]:
+        for one, other in zip((observations, actions), require_box_spaces(env), strict=True):
+            if one.shape != other.shape or (one is actions and one != other):
+                raise ConfigError("env", name, f"a function whose environments have one space, not {one} and {other}")
 
 
 def saved_environments(state: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:

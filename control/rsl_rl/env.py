@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import torch
 from rsl_rl.env import VecEnv
@@ -34,7 +35,7 @@ class GymnasiumVecEnv(VecEnv):
         device: Where the runner gets its tensors; the simulation itself runs on the CPU.
 
     Raises:
-        ConfigError: Unknown environment, or spaces that are not one-dimensional Boxes.
+        ConfigError: Unknown environment, or spaces that are not Boxes of numbers.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class GymnasiumVecEnv(VecEnv):
     ) -> None:
         self.envs = make_vector_env(env, num_envs, engine, threads)
         self.num_envs = num_envs
-        self.num_actions = int(self.envs.action_space.shape[0])
+        self.num_actions = gym.spaces.flatdim(self.envs.action_space)
         self.device = torch.device(device)
         self.cfg = {"env": self.envs.name, "num_envs": num_envs, "seed": seed, "engine": engine}
         spec = self.envs.spec
@@ -81,10 +82,11 @@ class GymnasiumVecEnv(VecEnv):
             Observations; rewards, float32 ``[N]``; dones, int64 ``[N]``; ``{"time_outs": bool [N]}``.
 
         Raises:
-            EnvironmentFailure: An environment raised, or returned something that is not finite.
+            EnvironmentFailure: An environment raised, or returned what its spaces do not promise.
+            TrainingDiverged: An action is not finite.
         """
-        space = self.envs.action_space
-        step = self.envs.step(np.clip(actions.detach().cpu().numpy(), space.low, space.high))
+        low, high = self.envs.action_space.low.ravel(), self.envs.action_space.high.ravel()
+        step = self.envs.step(np.clip(actions.detach().cpu().numpy(), low, high))
         done = self._tensor(step.terminated | step.truncated)
         self.episode_length_buf = torch.where(done, 0, self.episode_length_buf + 1)
         self._observations = self._grouped(step.observations)

@@ -13,19 +13,12 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from gymnasium.utils.seeding import np_random
 
+from r2vpo.envs.gate import Place, held, require_actions
 from r2vpo.envs.making import make_env, require_box_spaces
-from r2vpo.envs.native.simulations import Simulations, all_finite, default_threads
+from r2vpo.envs.native.simulations import Simulations, default_threads
 from r2vpo.envs.native.table import NotNative, reason_against, require_agreement, task_class
 from r2vpo.envs.state import capture_state, restore_state
-from r2vpo.envs.vector import (
-    VectorStep,
-    raised_in,
-    require_finite,
-    require_finite_step,
-    saved_environments,
-    staggered_ages,
-    time_limit,
-)
+from r2vpo.envs.vector import VectorStep, saved_environments, staggered_ages, time_limit
 from r2vpo.errors import ConfigError, EnvironmentFailure
 
 
@@ -84,7 +77,6 @@ class NativeVectorEnv:
         seeds = np.random.SeedSequence(seed).generate_state(self.num_envs)
         for i in range(self.num_envs):
             self.observations[i] = self._reset_one(i, int(seeds[i]))
-        require_finite(self.name, self.num_envs, "observation", self.observations)
         return self.observations.copy()
 
     def stagger(self) -> np.ndarray:
@@ -102,19 +94,24 @@ class NativeVectorEnv:
         """Take one step in each environment with actions ``[N, A]``.
 
         Raises:
-            EnvironmentFailure: MuJoCo raised, or a reward or observation is not finite.
+            EnvironmentFailure: MuJoCo raised, or float32 cannot hold a reward or observation.
+            TrainingDiverged: An action is not finite.
         """
         # Sums along the rows have Gymnasium's order only when the rows are contiguous.
         actions = np.ascontiguousarray(actions)
         if actions.shape != self._actions_shape:
             expected = f"of shape {actions.shape} instead of {self._actions_shape}"
             raise EnvironmentFailure(f"{self.name} got actions {expected}")
+        if not held(actions):
+            require_actions(self._places(), actions)
         before = self._task.before()
         failure = self._simulations.step(actions, self._substeps)
         if failure is not None:
-            raise raised_in(self.name, failure[0], self.num_envs, "step", failure[1]) from failure[1]
+            raise self._places(1)[failure[0]].raised(failure[1]) from failure[1]
         observations, rewards, terminated = self._task.after(before, actions)
         truncated = self._episodes.tick()
+        if not (held(rewards) and held(observations)):
+            self._require_held(rewards, observations, terminated | truncated)
         finals: dict[int, np.ndarray] = {}
         ended = (terminated | truncated).tolist()
         if True in ended:
@@ -122,8 +119,6 @@ class NativeVectorEnv:
                 finals[i] = observations[i].copy()
                 observations[i] = self._reset_one(i)
         step = VectorStep(observations.copy(), rewards, terminated, truncated, finals)
-        if not (all_finite(rewards) and all_finite(observations) and all(map(all_finite, finals.values()))):
-            require_finite_step(self.name, step)
         self.observations = observations
         return step
 
@@ -133,7 +128,8 @@ class NativeVectorEnv:
         for i in range(self.num_envs):
             self._lend(i)
             envs.append(capture_state(self._env))
-        return {"envs": envs, "observations": self.observations.copy()}
+        steps = [self._episodes.elapsed(i) for i in range(self.num_envs)]
+        return {"envs": envs, "observations": self.observations.copy(), "steps": steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Restore what :meth:`state_dict` returned, here or in a ``VectorEnv``.
@@ -167,10 +163,22 @@ class NativeVectorEnv:
         try:
             observation, _ = self._env.reset(seed=seed)
         except Exception as error:
-            raise raised_in(self.name, index, self.num_envs, "reset", error) from error
+            raise Place(self.name, index, self.num_envs).raised(error) from error
+        Place(self.name, index, self.num_envs).require_held("an observation", observation)
         self._generators[index] = self._base.np_random
         self._episodes.put(index)
         return observation
+
+    def _places(self, more: int = 0) -> list[Place]:
+        """Where the environments stand, ``more`` steps from now."""
+        steps = [self._episodes.elapsed(i) + more for i in range(self.num_envs)]
+        return [Place(self.name, i, self.num_envs, taken) for i, taken in enumerate(steps)]
+
+    def _require_held(self, rewards: np.ndarray, observations: np.ndarray, ended: np.ndarray) -> None:
+        """Name the environment at fault, rewards first, as ``VectorEnv`` does."""
+        for place, reward, observation, final in zip(self._places(), rewards, observations, ended, strict=True):
+            place.require_held("a reward", reward)
+            place.require_held("a final observation" if final else "an observation", observation)
 
 
 class EpisodeClock:

@@ -8,7 +8,7 @@ from small_envs import IdentityEnv
 from r2vpo.envs.engines import make_vector_env
 from r2vpo.envs.native import NativeVectorEnv, NotNative, native_tasks, supports
 from r2vpo.envs.vector import VectorEnv
-from r2vpo.errors import ConfigError, EnvironmentFailure
+from r2vpo.errors import ConfigError, EnvironmentFailure, TrainingDiverged
 from r2vpo.runs.checkpoint import load_tree, save_tree
 
 # Zero: both engines make the same MuJoCo calls on the same kind of data, and the native one repeats Gymnasium's
@@ -146,15 +146,23 @@ def test_another_definition_in_gymnasium_is_noticed(monkeypatch):
     assert "in another way" in envs.engine_reason
 
 
-def test_values_that_are_not_finite_are_reported_as_gymnasiums_are(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize(
+    ("action", "error", "said"),
+    [
+        (1e30, EnvironmentFailure, r"environment 2 of 4 \(HalfCheetah-v5\) returned in step 1 of its episode a reward"),
+        (np.nan, TrainingDiverged, r"the policy's action for environment 2 of 4 \(HalfCheetah-v5\) is not finite"),
+    ],
+)
+def test_values_that_are_not_finite_are_reported_as_gymnasiums_are(tmp_path, monkeypatch, action, error, said):
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its warnings to a file in the working directory
     messages = []
     for engine in ("native", "gymnasium"):
         envs = make_vector_env("HalfCheetah-v5", 4, engine)
         envs.reset(0)
         actions = draw_actions(envs, 1)[0]
-        actions[2, 1] = np.nan
-        with pytest.raises(EnvironmentFailure, match=r"environment 2 of 4 .* reward that is not finite") as failure:
+        actions[2, 1] = action
+        with pytest.raises(error, match=said) as failure:
             envs.step(actions)
         messages.append(str(failure.value))
     assert messages[0] == messages[1]
@@ -168,7 +176,7 @@ def test_observations_that_are_not_finite_are_reported(ending, monkeypatch):
     observations[1, 4] = np.inf
     outcome = observations, np.zeros(3), np.array([False, ending, False])
     monkeypatch.setattr(envs._task, "after", lambda before, actions: outcome)
-    with pytest.raises(EnvironmentFailure, match=f"environment 1 of 3 .*a {'final ' if ending else ''}observation"):
+    with pytest.raises(EnvironmentFailure, match=f"environment 1 of 3 .*{'a final' if ending else 'an'} observation"):
         envs.step(np.zeros((3, 3), np.float32))
 
 
