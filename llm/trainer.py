@@ -31,7 +31,7 @@ from r2vpo.llm.run import Run, restore_snapshot
 from r2vpo.llm.training import finish_run, run_training
 from r2vpo.runs.checkpoint import load_tree
 from r2vpo.runs.directory import CHECKPOINT, CONFIG, RunDirectory
-from r2vpo.validation import upgraded
+from r2vpo.validation import check_names, upgraded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -306,7 +306,12 @@ def _start_engine(
 def _stored_config(run_dir: Path) -> LLMConfig:
     if not (run_dir / CONFIG).is_file():
         raise RunDirectoryError(f"run_dir={str(run_dir)!r} holds no run: there is no {CONFIG} in it")
-    stored = json.loads((run_dir / CONFIG).read_text())
+    try:
+        stored = dict(json.loads((run_dir / CONFIG).read_text()))
+    except (ValueError, TypeError) as error:
+        raise RunDirectoryError(f"{run_dir / CONFIG} is damaged: {error}") from error
     if stored.pop("kind", None) != "llm":
         raise CheckpointError(f"{run_dir} holds a run of another kind; resume it with its own command")
-    return LLMConfig(**upgraded(stored))
+    stored = upgraded(stored)
+    check_names(LLMConfig, stored)
+    return LLMConfig(**stored)

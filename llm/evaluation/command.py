@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from annotated_types import MinLen
 
-from r2vpo.errors import ConfigError
+from r2vpo.errors import ConfigError, RewardError
 from r2vpo.llm.config import TINY, dataset_defaults
 from r2vpo.llm.data.rows import PROCEDURAL, REASONING_GYM
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
@@ -60,6 +60,10 @@ class EvaluateCommand:
     """Also one answer at temperature 0."""
     limit: Count | None = None
     """Only the first problems of each benchmark."""
+    prompt_column: str | None = None
+    """Column that holds the prompt; the run's own on its own data, prompt elsewhere, when not given."""
+    answer_column: str | None = None
+    """Column that holds the ground truth; the run's own on its own data, answer elsewhere, when not given."""
     reward: str | None = None
     """Verifier; exact for arithmetic, the task's own for reasoning-gym, math_verify elsewhere when not given."""
     engine: Literal["auto", "hf", "vllm"] = "auto"
@@ -100,6 +104,8 @@ def main(arguments: Sequence[str]) -> int:
     Raises:
         ConfigError, RewardError: Arguments, data or a verifier that cannot work, before the model is loaded.
         RunDirectoryError: The run holds no model, or ``--out`` completions of other settings.
+        NoVerdicts, RewardError: A verifier that judged nothing or returned something unusable, after the results of
+            the other benchmarks are written; all completions are kept.
     """
     command = tyro.cli(EvaluateCommand, args=list(arguments), prog="r2vpo llm evaluate")
     model = find_model(command.model)
@@ -107,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     _check(command)
     out = command.out or (model.run_dir / "evaluation" if model.run_dir else Path("runs") / f"evaluate-{model.name}")
     with ExitStack() as stack:
-        benchmarks = [_prepare(name, command, protocol, out) for name in dict.fromkeys(command.benchmarks)]
+        benchmarks = [_prepare(name, command, model, protocol, out) for name in dict.fromkeys(command.benchmarks)]
         for benchmark in benchmarks:
             stack.callback(getattr(benchmark.reward[1], "close", lambda: None))
         identity = _identity(command, model)
@@ -115,8 +121,20 @@ def main(arguments: Sequence[str]) -> int:
             _check_file(benchmark, identity)
         engine, tokenizer = _load(command, model, benchmarks, protocol)
         stack.callback(engine.close)
-        results = {b.name: _evaluate(command, engine, tokenizer, b, identity) for b in benchmarks}
-    _write(command, model, protocol, benchmarks, results, out)
+        results: dict[str, EvaluationResult] = {}
+        failures: dict[str, RewardError] = {}
+        for benchmark in benchmarks:
+            try:
+                results[benchmark.name] = _evaluate(command, engine, tokenizer, benchmark, identity)
+            except RewardError as error:
+                failures[benchmark.name] = error
+    if results:
+        _write(command, model, protocol, [b for b in benchmarks if b.name in results], results, out)
+    if failures:
+        raise type(next(iter(failures.values())))(
+            "; ".join(f"{name}: {error}" for name, error in failures.items())
+            + f". The completions are kept in {out}; the same command judges them again"
+        )
     return 0
 
 
@@ -158,13 +176,22 @@ def _check(command: EvaluateCommand) -> None:
         raise ConfigError("json", str(command.json), "a file in a folder that exists")
 
 
-def _prepare(name: str, command: EvaluateCommand, protocol: EvaluationProtocol, out: Path) -> _Benchmark:
+def _prepare(
+    name: str, command: EvaluateCommand, model: EvaluatedModel, protocol: EvaluationProtocol, out: Path
+) -> _Benchmark:
     from r2vpo.llm.data.rows import load_rows
     from r2vpo.llm.rewards import make_reward
+    from r2vpo.llm.rewards.calling import check_columns
 
     reward = command.reward or default_reward(name)
     function = make_reward(reward)
-    rows = load_rows(name, "test", command.limit)
+    own = model.run_config if name in (model.run_config.get("dataset"), model.run_config.get("eval_dataset")) else {}
+    columns = {
+        column: getattr(command, column) or own.get(column) or usual
+        for column, usual in (("prompt_column", "prompt"), ("answer_column", "answer"))
+    }
+    rows = load_rows(name, "test", command.limit, **columns)
+    check_columns(reward, function, rows, protocol.prompt_column)
     safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
     return _Benchmark(name, rows, (reward, function), with_own_bar(protocol, name), out / f"completions-{safe}.jsonl")
 
@@ -190,12 +217,21 @@ def _load(
     import torch
 
     from r2vpo.llm.data.prompts import row_tokens
+    from r2vpo.llm.engines.base import context_length
     from r2vpo.llm.engines.choice import choose_engine, make_engine
+    from r2vpo.llm.models.checks import check_vocabulary
     from r2vpo.llm.models.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(model.source, trust_remote_code=command.trust_remote_code)
-    longest = max(len(row_tokens(row, tokenizer, protocol)) for benchmark in benchmarks for row in benchmark.rows)
+    prompts = [
+        row_tokens(row, tokenizer, protocol, index)
+        for benchmark in benchmarks
+        for index, row in enumerate(benchmark.rows)
+    ]
+    longest = max(map(len, prompts))
     loaded = load_model(model.source, dtype=command.dtype, trust_remote_code=command.trust_remote_code)
+    check_vocabulary(loaded, tokenizer, prompts, model.source)
+    _check_context(context_length(loaded), longest, protocol.max_tokens)
     loaded = loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     options: dict[str, Any] = {}
     if choose_engine(command.engine, loaded)[0] == "vllm":
@@ -203,6 +239,15 @@ def _load(
     engine, description = make_engine(command.engine, loaded, tokenizer, **options)
     print(f"{model.source}: {sum(p.numel() for p in loaded.parameters()):,} parameters, {description}")
     return engine, tokenizer
+
+
+def _check_context(context: int | None, longest: int, max_tokens: int) -> None:
+    if context is None or longest + max_tokens <= context:
+        return
+    size = f"the model's context is {context} tokens, the longest prompt has {longest}"
+    if longest >= context:
+        raise ConfigError("benchmarks", f"<a prompt of {longest} tokens>", f"made of shorter prompts: {size}")
+    raise ConfigError("max_tokens", max_tokens, f"at most {context - longest}: {size}")
 
 
 def _evaluate(

@@ -18,9 +18,10 @@ from r2vpo.runs.checkpoint import write_text_atomically
 Line = dict[str, Any]
 """``index`` of the problem in the benchmark, its ``id``, ``prompt``, ``answer``, then ``sample`` (None for the greedy
 answer), ``completion``, ``reward`` (None without a verdict), ``verdicts`` by reward function, ``finished``,
-``tokens``, and ``seconds``: its share of the time its batch took to generate."""
+``tokens``, ``generate_seconds`` and ``verify_seconds``: its share of the time its batch took. Where reward functions
+raised, ``errors`` has what they said, by function."""
 
-SETTINGS = "settings"
+SETTINGS, ERRORS = "settings", "errors"
 
 
 class CompletionsFile:
@@ -37,7 +38,7 @@ class CompletionsFile:
 
     def __init__(self, path: str | Path, settings: dict[str, Any], group_lines: int) -> None:
         self.path, self.group_lines = Path(path), group_lines
-        settings = json.loads(json.dumps(settings))
+        self.settings = settings = json.loads(json.dumps(settings))
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists() and self.path.stat().st_size:
@@ -63,6 +64,13 @@ class CompletionsFile:
             raise ValueError(f"a problem has {self.group_lines} lines")
         self._file.write("".join(json.dumps(line, default=str) + "\n" for group in groups for line in group).encode())
         self._file.flush()
+
+    def replace(self, groups: Sequence[Sequence[Line]]) -> None:
+        """Write the file anew, with the lines of these problems."""
+        self._file.close()
+        lines = [{SETTINGS: self.settings}, *(line for group in groups for line in group)]
+        write_text_atomically(self.path, "".join(json.dumps(line, default=str) + "\n" for line in lines))
+        self._file = self.path.open("ab")
 
     def groups(self) -> Iterator[list[Line]]:
         """Lines of each whole problem in the file."""
@@ -108,7 +116,10 @@ def whole_groups(path: str | Path, group_lines: int) -> int:
 
 
 def check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Raise RunDirectoryError, naming what differs, when a completions file was made with other settings."""
+    """Raise RunDirectoryError, naming what differs, when a completions file was made with other settings.
+
+    Another reward is none where the former one judged nothing: the completions are judged again.
+    """
     settings = json.loads(json.dumps(settings))
     with path.open() as file:
         stored = _parse(file.readline(), path, 1).get(SETTINGS)
@@ -118,6 +129,7 @@ def check_settings(path: Path, settings: dict[str, Any]) -> None:
         f"{name} {stored.get(name)!r} instead of {settings.get(name)!r}"
         for name in sorted(stored.keys() | settings.keys())
         if stored.get(name) != settings.get(name)
+        and not (name == "reward" and all(line["reward"] is None for group in read_groups(path) for line in group))
     ]
     if changed:
         raise RunDirectoryError(

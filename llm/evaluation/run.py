@@ -16,11 +16,12 @@ from r2vpo.errors import RunDirectoryError
 from r2vpo.llm.data.files import Row
 from r2vpo.llm.data.prompts import row_tokens
 from r2vpo.llm.engines.base import Completion, RolloutEngine, Sampling
-from r2vpo.llm.evaluation.completions import CompletionsFile, Line
+from r2vpo.llm.evaluation.completions import ERRORS, CompletionsFile, Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
 from r2vpo.llm.evaluation.tally import EvaluationResult, Tally
 from r2vpo.llm.rewards.calling import RewardFunction, function_name
 from r2vpo.llm.rewards.scoring import RewardBatch, score_rows
+from r2vpo.llm.rewards.watch import SILENT_ITERATIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,6 +62,9 @@ def evaluate(
     Raises:
         RunDirectoryError: ``output`` holds completions of other settings or problems.
         ConfigError: A row without a prompt, or one that does not fit the model's context.
+        RewardError: A reward function returned something unusable. What it did not judge is in ``output``, and judged
+            when this is called again.
+        NoVerdicts: Nothing was judged at all; the message says which function did what.
     """
     if output is None:
         at_once, shown = completions_at_once, on_progress
@@ -72,15 +76,25 @@ def evaluate(
     tally = Tally(protocol)
     with CompletionsFile(output, settings, protocol.answers) as file:
         done = _count_answered(file, rows, protocol, tally)
+        if any(tally.unjudged(group) for group in file.groups()):
+            _judge_again(file, rows, answerer, tally)
+            tally = Tally(protocol)
+            done = _count_answered(file, rows, protocol, tally)
         missing = [i for i in range(len(rows)) if i not in done]
         size = max(1, completions_at_once // protocol.answers)
         for start in range(0, len(missing), size):
             groups = answerer.answer(rows, missing[start : start + size])
-            file.append(groups)
+            try:
+                answerer.judge(rows, groups)
+            finally:  # whatever the rewards do, what was generated is kept
+                file.append(groups)
             for group in groups:
                 tally.add(group)
             if on_progress is not None:
                 on_progress(len(tally.verdicts), tally)
+            if start + size >= SILENT_ITERATIONS * size:
+                tally.require_verdicts()
+    tally.require_verdicts()
     return tally.result()
 
 
@@ -108,6 +122,16 @@ def _count_answered(file: CompletionsFile, rows: Sequence[Row], protocol: Evalua
     return done
 
 
+def _judge_again(file: CompletionsFile, rows: Sequence[Row], answerer: _Answerer, tally: Tally) -> None:
+    """Verify the completions in the file that rewards raised at, or all of them where none has a verdict."""
+    groups = list(file.groups())
+    again = [group for group in groups if group[0]["index"] < len(rows) and tally.unjudged(group)]
+    try:
+        answerer.judge(rows, again)
+    finally:
+        file.replace(groups)
+
+
 class _Answerer:
     """Generates and verifies the answers to a batch of problems."""
 
@@ -117,28 +141,18 @@ class _Answerer:
         self.engine, self.tokenizer, self.protocol = engine, tokenizer, protocol
         named = [(function_name(reward), reward)] if callable(reward) else reward
         self.functions: list[tuple[str, RewardFunction]] = list(named)
+        self._tokens: dict[tuple[int, int], list[int]] = {}
 
     def answer(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Line]]:
-        """The lines of each of the problems ``rows[i]``, sampled answers first, the greedy one last."""
+        """The lines of each of the problems ``rows[i]``, sampled answers first, the greedy one last; not judged yet."""
         chosen, answers = [rows[i] for i in indices], self.protocol.answers
         started = time.perf_counter()
         groups = self._generate(chosen, indices)
-        generated = time.perf_counter()
-        texts = [[self._text(completion) for completion in group] for group in groups]
-        repeated = [row for row in chosen for _ in range(answers)]
-        flat = [text for group in texts for text in group]
-        batch = score_rows(
-            self.functions,
-            [1.0] * len(self.functions),
-            repeated,
-            self.protocol.prompt_column,
-            flat,
-            completion_ids=[completion.tokens.tolist() for group in groups for completion in group],
-        )
-        count = max(1, len(flat))
-        seconds = {
-            "generate_seconds": (generated - started) / count,
-            "verify_seconds": (time.perf_counter() - generated) / count,
+        seconds = (time.perf_counter() - started) / max(1, len(indices) * answers)
+        self._tokens = {
+            (index, j): completion.tokens.tolist()
+            for index, group in zip(indices, groups, strict=True)
+            for j, completion in enumerate(group)
         }
         return [
             [
@@ -148,20 +162,46 @@ class _Answerer:
                     "prompt": row[self.protocol.prompt_column],
                     "answer": row.get("answer"),
                     "sample": j if j < self.protocol.samples else None,
-                    "completion": texts[i][j],
-                    **_verdict(batch, i * answers + j),
-                    "finished": groups[i][j].finished,
-                    "tokens": len(groups[i][j].tokens),
-                    **seconds,
+                    "completion": self._text(completion),
+                    "reward": None,
+                    "verdicts": {name: None for name, _ in self.functions},
+                    ERRORS: {name: "it was stopped before its end" for name, _ in self.functions},
+                    "finished": completion.finished,
+                    "tokens": len(completion.tokens),
+                    "generate_seconds": seconds,
+                    "verify_seconds": 0.0,
                 }
-                for j in range(answers)
+                for j, completion in enumerate(group)
             ]
-            for i, (row, index) in enumerate(zip(chosen, indices, strict=True))
+            for row, index, group in zip(chosen, indices, groups, strict=True)
         ]
+
+    def judge(self, rows: Sequence[Row], groups: Sequence[Sequence[Line]]) -> None:
+        """Write verdicts into lines, those of :meth:`answer` or of a file."""
+        lines = [line for group in groups for line in group]
+        if not lines:
+            return
+        started = time.perf_counter()
+        places = [(group[0]["index"], j) for group in groups for j in range(len(group))]
+        batch = score_rows(
+            self.functions,
+            [1.0] * len(self.functions),
+            [rows[line["index"]] for line in lines],
+            self.protocol.prompt_column,
+            [line["completion"] for line in lines],
+            # a file keeps the texts alone
+            completion_ids=[self._tokens[place] for place in places] if self._tokens.keys() >= {*places} else None,
+        )
+        seconds = (time.perf_counter() - started) / len(lines)
+        for position, line in enumerate(lines):
+            line.update(_verdict(batch, position), verify_seconds=seconds)
+            line.pop(ERRORS, None)
+            if batch.errors:
+                line[ERRORS] = batch.errors
 
     def _generate(self, rows: Sequence[Row], indices: Sequence[int]) -> list[list[Completion]]:
         protocol = self.protocol
-        prompts = [row_tokens(row, self.tokenizer, protocol) for row in rows]
+        prompts = [row_tokens(row, self.tokenizer, protocol, index) for row, index in zip(rows, indices, strict=True)]
         groups: list[list[Completion]] = [[] for _ in rows]
         for size, temperature in ((protocol.samples, protocol.temperature), (int(protocol.greedy), 0.0)):
             if not size:

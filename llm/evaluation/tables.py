@@ -42,6 +42,10 @@ def print_results(results: Mapping[str, EvaluationResult]) -> None:
             _number(result.tokens_per_second),
         )
     Console(width=120).print(table)
+    for name, result in results.items():
+        for function, number in result.excluded_by_function.items():
+            raised = f", at last it raised {result.reward_errors[function]}" if function in result.reward_errors else ""
+            print(f"{name}: reward {function!r} had no verdict on {number} answers{raised}")
 
 
 def write_answers_table(files: Mapping[str, Path], output: Path, problems: int = SHOWN_PROBLEMS) -> Path:

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.llm.evaluation.completions import Line
+from r2vpo.errors import NoVerdicts
+from r2vpo.llm.evaluation.completions import ERRORS, Line
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
+from r2vpo.llm.rewards.watch import unjudged
 from r2vpo.runs.stats import bootstrap_interval
 
 
@@ -79,6 +81,8 @@ class EvaluationResult:
     excluded: int
     """Completions without a verdict; they count neither as right nor as wrong."""
     excluded_by_function: dict[str, int]
+    reward_errors: dict[str, str]
+    """What reward functions raised at last, by function."""
     mean_tokens: float | None
     """Tokens of a completion: of the sampled ones, or of the greedy ones where none were sampled."""
     cut_off: float | None
@@ -108,6 +112,8 @@ class Tally:
     """1 or 0 for each greedy answer with a verdict."""
     excluded: int = 0
     excluded_by_function: Counter[str] = field(default_factory=Counter)
+    reward_errors: dict[str, str] = field(default_factory=dict)
+    completions: int = 0
     lengths: list[int] = field(default_factory=list)
     cut: int = 0
     all_tokens: int = 0
@@ -117,7 +123,9 @@ class Tally:
     def add(self, group: Sequence[Line]) -> None:
         """Count the lines of one problem."""
         for line in group:
+            self.completions += 1
             self.excluded += line["reward"] is None
+            self.reward_errors.update(line.get(ERRORS, {}))
             self.excluded_by_function.update(name for name, value in line["verdicts"].items() if value is None)
             self.all_tokens += line["tokens"]
             self.generate_seconds += line["generate_seconds"]
@@ -130,6 +138,16 @@ class Tally:
         measured = sampled or greedy
         self.lengths += [line["tokens"] for line in measured]
         self.cut += sum(not line["finished"] for line in measured)
+
+    def unjudged(self, group: Sequence[Line]) -> bool:
+        """Whether the lines of a problem are to be judged anew: rewards raised, or nothing counted has a verdict."""
+        return self.completions == self.excluded or any(ERRORS in line for line in group)
+
+    def require_verdicts(self) -> None:
+        """Raise NoVerdicts where there are completions and none of them has a verdict."""
+        if self.completions and self.completions == self.excluded:
+            story = unjudged(self.excluded_by_function, self.completions, self.reward_errors)
+            raise NoVerdicts(f"no answer had a reward: {story}")
 
     @property
     def pass_rate(self) -> float | None:
@@ -153,6 +171,7 @@ class Tally:
             greedy_accuracy=estimate_mean(self.greedy) if self.protocol.greedy else None,
             excluded=self.excluded,
             excluded_by_function={name: count for name, count in self.excluded_by_function.items() if count},
+            reward_errors=dict(self.reward_errors),
             mean_tokens=sum(self.lengths) / len(self.lengths) if self.lengths else None,
             cut_off=self.cut / len(self.lengths) if self.lengths else None,
             tokens_per_second=self.tokens_per_second,
