@@ -90,6 +90,7 @@ class CompareCommand:
     speed r2vpo-off-overlap, r2vpo-on-overlap, r2vpo-fast, ppo-fast.
     Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3; and SB3's PPO with our
     objective in place of its own, r2vpo-sb3, and with replay besides, r2vpo-sb3-off.
+    Tianshou 2 where installed: tianshou-ppo, its PPO under the recipe of its authors' MuJoCo benchmark.
     Interrupted, the same command goes on where it stopped.
     """
 
@@ -133,7 +134,7 @@ class StudyCommand:
     env: tuple[str, ...] = field(default_factory=_ten_tasks)
     """Gymnasium ids."""
     algos: tuple[str, ...] = ("r2vpo-on", "r2vpo-off", "ppo", "ppo-replay", "spo", "sb3-ppo")
-    """Algorithms; sb3-sac, sb3-td3 and sb3-trpo on request."""
+    """Algorithms; sb3-sac, sb3-td3, sb3-trpo and tianshou-ppo on request."""
     seeds: int = 5
     """How many seeds, --first-seed and those that follow it."""
     first_seed: int = 0

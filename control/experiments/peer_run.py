@@ -30,7 +30,12 @@ class Peer(Protocol):
 
     @property
     def package(self) -> str:
-        """What has to be installed."""
+        """What has to be installed, as it is imported."""
+        ...
+
+    @property
+    def versions(self) -> str:
+        """Those that will do, as a version specifier."""
         ...
 
     def train(self, env: EnvSource, seed: int, total_steps: int, on_progress: OnProgress | None = None) -> PeerRun:

@@ -6,7 +6,9 @@ Tianshou's PPO under its authors' recipe.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
+
+from packaging.specifiers import SpecifierSet
 
 from r2vpo.control.experiments.peer_run import OnProgress, Peer, PeerRun
 from r2vpo.control.experiments.stable_baselines import StableBaselines
@@ -50,9 +52,13 @@ def train_peer(
 
 
 def require_installed(name: str) -> None:
-    """Raise ConfigError unless ``name`` is a peer whose package is installed; imports nothing heavy."""
+    """Raise ConfigError unless ``name`` is a peer whose package is installed and fits; imports nothing heavy."""
     if name not in PEERS:
         raise ConfigError("algo", name, f"one of {', '.join(PEERS)}")
-    package = PEERS[name].package
-    if find_spec(package) is None:
-        raise ConfigError("algo", name, f"installed; run pip install {package.replace('_', '-')}")
+    package, versions = PEERS[name].package.replace("_", "-"), PEERS[name].versions
+    try:
+        installed = version(package)
+    except PackageNotFoundError:
+        raise ConfigError("algo", name, f"installed; run pip install {package}") from None
+    if not SpecifierSet(versions).contains(installed, prereleases=True):
+        raise ConfigError("algo", name, f"one for {package} {installed}; it needs {package}{versions}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from r2vpo.envs.making import EnvSource, env_name, make_env
 class StableBaselines:
     """Where an algorithm is found, and how a comparison sets it up."""
 
+    versions: ClassVar[str] = ">=2.4"
+
     package: str
-    """What has to be installed."""
+    """What has to be installed, as it is imported."""
     class_name: str
     normalised: bool
     """Trained on normalised observations and rewards."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -42,7 +42,9 @@ def _ppo_arguments() -> dict[str, Any]:
 class TianshouPPO:
     """Every number of the recipe, and the training under it."""
 
-    package: str = "tianshou"
+    package: ClassVar[str] = "tianshou"
+    versions: ClassVar[str] = ">=2.0,<3"
+
     num_envs: int = 64
     rollout_size: int = 2048
     """Environment steps between two updates, of all environments together."""
