@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PANELS = (
-    ("return", "mean return, last 20 episodes"),
+    ("return", "mean return (points: evaluated, dashed: sampled)"),
     ("ratio_variance", "ratio variance  E[(ρ-1)²]"),
     ("lam", "λ"),
     ("ess", "effective sample size / N"),
@@ -48,11 +48,13 @@ def plot_runs(run_dirs: Sequence[str | Path], output: str | Path) -> Path:
     """
     runs = [load_run(run_dir) for run_dir in run_dirs]
     figure, axes = panel_figure()
-    for run in runs:
+    for i, run in enumerate(runs):
         for axis, (name, _) in zip(axes, PANELS, strict=True):
             steps, values = run.series(name)
             if len(steps):
-                axis.plot(steps, values, label=_label(run), linewidth=1.4)
+                axis.plot(steps, values, color=f"C{i}", label=_label(run), linewidth=1.4)
+        for kind, style in (("mean", "o-"), ("mean_stochastic", "o--")):
+            axes[0].plot(*run.series(f"eval_return_{kind}"), style, color=f"C{i}", markersize=3)
     draw_delta(axes[1], runs)
     figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", fontsize=8)
     return save_figure(figure, output)
