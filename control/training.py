@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from r2vpo.compilation import CompilationError, obstacle
 from r2vpo.control.callbacks import BaseCallback
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.evaluation import EvaluationResult
@@ -25,6 +24,7 @@ from r2vpo.control.run import GradientStep, TrainingRun
 from r2vpo.dual import SMALLEST_SHARE
 from r2vpo.errors import ConfigError, EnvironmentFailure
 from r2vpo.processes import torch_threads
+from r2vpo.runs.compilation import CompilationError, obstacle
 from r2vpo.runs.directory import CURVE
 from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine

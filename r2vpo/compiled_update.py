@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from r2vpo.compilation import Compiled, CompiledFunction
 from r2vpo.dual import DualController
 from r2vpo.objectives import Objective
+from r2vpo.runs.compilation import Compiled, CompiledFunction
 from r2vpo.update import PolicyUpdater, Sampled, Scored, minibatch_loss
 
 Batch = Mapping[str, Tensor]

@@ -3,11 +3,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from r2vpo.compilation import obstacle
 from r2vpo.control import R2VPO
 from r2vpo.control.normalization import ObservationNormalizer
 from r2vpo.control.policy import GaussianPolicy, ValueFunction, mlp
 from r2vpo.diagnostics import gaussian_ratio_variance, ratio_diagnostics
+from r2vpo.runs.compilation import obstacle
 
 
 def make_policy(seed=0, log_std=(-0.3, -2.0, 0.5), actions=3):

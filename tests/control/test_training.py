@@ -6,11 +6,11 @@ import pytest
 import torch
 from resuming import ITERATION, SMALL, StopAfter
 
-from r2vpo.compilation import obstacle
 from r2vpo.control import R2VPO, training
 from r2vpo.control.presets import resolve_config
 from r2vpo.control.training import total_gradient_steps
 from r2vpo.errors import ConfigError
+from r2vpo.runs.compilation import obstacle
 
 needs_compiler = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from r2vpo import compilation
-from r2vpo.compilation import CompilationError, obstacle
 from r2vpo.compiled_update import CompiledUpdater, flatten_parameters
 from r2vpo.dual import DualController
 from r2vpo.objectives import OBJECTIVES, make_objective
+from r2vpo.runs import compilation
+from r2vpo.runs.compilation import CompilationError, obstacle
 from r2vpo.update import Scored
 
 N = 24
