@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import traceback
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -127,7 +128,7 @@ def _noting(name: str, errors: dict[str, str]) -> Iterator[None]:
         raise
     except Exception as error:
         errors[name] = f"{type(error).__name__}: {error}"
-        _log_once(name, errors[name])
+        _log_once(name, errors[name], error)
 
 
 def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: Sequence[float]) -> None:
@@ -176,8 +177,10 @@ def _weighted_sum(
     return total, np.isfinite(total)
 
 
-def _log_once(name: str, message: str) -> None:
+def _log_once(name: str, message: str, error: Exception) -> None:
     line = f"reward {name!r} raised {message}"
     if line not in _logged and len(_logged) < _LOGGED_AT_MOST:
         _logged.add(line)
-        logger.exception("%s; its items are excluded", line)
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        logger.error("%s (%s, line %s); its items are excluded", line, place.filename, place.lineno)
+        logger.debug("where %s was raised:", message, exc_info=error)

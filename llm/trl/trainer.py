@@ -6,6 +6,7 @@ Everything else is TRL's: generation (transformers or vLLM), reward functions, t
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from trl.trainer.utils import get_config_model_id
 from r2vpo.diagnostics import ratio_diagnostics
 from r2vpo.dual import DualController
 from r2vpo.errors import ConfigError, TrainingDiverged
+from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.trl.config import R2VPOConfig, check_config
 from r2vpo.llm.trl.replay import collate, to_iteration, token_counts
 from r2vpo.objectives import make_objective
@@ -81,6 +83,7 @@ class R2VPOTrainer(GRPOTrainer):
         self.replay = ReplayBuffer(args.buffer_iterations)
         self._draws: deque[tuple[Tensor, int]] = deque()
         self._window: list[dict[str, Tensor]] = []
+        self._measured: dict[str, Any] = {}
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **options)
         self._check_server()
 
@@ -115,7 +118,9 @@ class R2VPOTrainer(GRPOTrainer):
             return evaluated
         if not self._draws:
             self._store(self._generate_and_score_completions(generation_batch))
-        positions, count = self._draws.popleft()
+        return self._drawn(*self._draws.popleft())
+
+    def _drawn(self, positions: Tensor, count: int) -> dict[str, Any]:
         batch = collate(self.replay, positions, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
         batch["num_items_in_batch"] = torch.tensor(count)
         return {name: values.to(self.accelerator.device) for name, values in batch.items()}
@@ -150,12 +155,14 @@ class R2VPOTrainer(GRPOTrainer):
             model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled
         )
         assert entropy is not None
-        log_prob, old = log_prob.float(), inputs["old_per_token_logps"].float()
-        mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
-        advantage = inputs["advantages"].unsqueeze(1).expand_as(log_prob)
+        scored = _scored(log_prob, inputs)
+        if not self._window:
+            self._measured = self._of_whole_step(model, scored)
         moving = {"lam": self.dual.lam} if self.objective.uses_dual else {}
         count = max(1, int(inputs["num_items_in_batch"]))
-        loss = minibatch_loss(self.objective, Scored(log_prob, old, advantage, mask), count, **moving)
+        loss = minibatch_loss(self.objective, scored, count, **moving, **self._measured)
+        log_prob, old, advantage, mask = scored.log_prob, scored.old_log_prob, scored.advantage, scored.mask
+        assert mask is not None
         # Gradients are averaged over the processes afterwards, but the count is that of all of them.
         loss = loss * self.accelerator.num_processes
         training = self.model.training
@@ -180,6 +187,20 @@ class R2VPOTrainer(GRPOTrainer):
         if self.accelerator.sync_gradients or not training:
             self._close_window(training)
         return loss
+
+    def _of_whole_step(self, model: Any, first: Scored) -> dict[str, Any]:
+        """What the objective needs to know of all micro-batches of this optimizer step, those of all processes."""
+        if not (self.objective.needs_minibatch and self.model.training):
+            return {}
+        step = [first]
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            for draw in islice(self._draws, self.args.gradient_accumulation_steps - 1):
+                inputs = self._drawn(*draw)
+                step.append(_scored(self._score(model, inputs)[0], inputs))
+        processes = AcceleratedProcesses()
+        log_ratio = torch.cat([(part.log_prob.detach() - part.old_log_prob)[part.mask] for part in step])
+        advantage = torch.cat([part.advantage[part.mask] for part in step])
+        return self.objective.measured(*(processes.concatenate(values) for values in (log_ratio, advantage)))
 
     def _close_window(self, training: bool) -> None:
         """Diagnostics over the micro-batches of an optimizer step on all processes, and the dual step (Eq. 12)."""
@@ -240,3 +261,10 @@ class R2VPOTrainer(GRPOTrainer):
         self.dual.lam = state["dual"]["lam"]
         self.replay.load_state_dict(state["replay"])
         self._draws = deque((draw["positions"], draw["count"]) for draw in state["draws"])
+
+
+def _scored(log_prob: Tensor, inputs: dict[str, Any]) -> Scored:
+    log_prob = log_prob.float()
+    mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
+    advantage = inputs["advantages"].unsqueeze(1).expand_as(log_prob)
+    return Scored(log_prob, inputs["old_per_token_logps"].float(), advantage, mask)

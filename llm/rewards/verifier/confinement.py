@@ -25,12 +25,14 @@ def confine(memory_bytes: int) -> None:
     """Limit this process's address space and refuse, from here on, whatever changes the world outside it.
 
     Args:
-        memory_bytes: Limit of the address space in bytes; an allocation beyond it is a MemoryError.
+        memory_bytes: Limit of the address space in bytes; an allocation beyond it is a MemoryError. macOS has no such
+            limit: every process there has reserved more from the start.
     """
     import resource
 
     sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    if sys.platform != "darwin":
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     denied = frozenset(_DENIED.split())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import selectors
+import signal
 import threading
 import time
 import weakref
@@ -65,6 +66,8 @@ class VerifierPool:
         checks: Sequence[str] = ("math_verify",),
         start_seconds: float = 120.0,
     ) -> None:
+        if not hasattr(signal, "setitimer"):
+            raise ConfigError("checks", checks, "left out here: this system has no timers that end a process")
         if workers < 1:
             raise ConfigError("workers", workers, "at least 1")
         if not 0.0 < timeout_seconds < float("inf"):

@@ -1,9 +1,11 @@
 """From a row's prompt to tokens: templates, chats, system prompts."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from r2vpo.errors import ConfigError
-from r2vpo.llm.data.prompts import format_prompt
+from r2vpo.llm.data.prompts import format_prompt, row_tokens
 from r2vpo.llm.models.tiny_tokenizer import BOS_ID, make_tokenizer
 
 MESSAGES = [{"role": "user", "content": "1+1="}]
@@ -54,6 +56,40 @@ def test_what_a_chat_template_refuses_is_an_error_that_names_the_setting():
         format_prompt("1+1", tokenizer, system_prompt="7")
     with pytest.raises(ConfigError, match=r"prompt=.*System role not supported"):
         format_prompt([{"role": "system", "content": "8"}, *MESSAGES], tokenizer)
+
+
+def test_what_a_chat_template_drops_or_cannot_take_is_named_with_its_row():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}({{ m.content }}){% endfor %}"
+    settings = SimpleNamespace(prompt_column="prompt", system_prompt="7", prompt_template=None)
+    with pytest.raises(ConfigError, match=r"system_prompt='7'.*drops 'system'; row 3 of the dataset"):
+        row_tokens({"prompt": "1+1"}, tokenizer, settings, 3)
+    settings.system_prompt = None
+    assert row_tokens({"prompt": "1+1"}, tokenizer, settings, 3) == plain("(1+1)")
+    for role in ("system", "tool", "User", "no such role"):
+        with pytest.raises(ConfigError, match=rf"prompt=.*drops '{role}'; row 3"):
+            row_tokens({"prompt": [*MESSAGES, {"role": role, "content": "8"}]}, tokenizer, settings, 3)
+    for broken in ("{{ messages[0].content + 1 }}", "{{ messages[9].content.x }}", "{% if %}", "{{ 1 / 0 }}"):
+        tokenizer.chat_template = broken
+        with pytest.raises(
+            ConfigError, match=r"prompt=.*chat template takes \(\w*(Type|Undefined|Syntax|Zero)\w*Error"
+        ):
+            format_prompt(MESSAGES, tokenizer)
+
+
+def test_an_answer_that_is_begun_is_gone_on_with():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '(' + m['content'] + ')' }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
+    assert format_prompt([*MESSAGES, {"role": "assistant", "content": "2"}], tokenizer) == plain("(1+1=)(2")
+
+
+def test_parts_of_text_are_the_text():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    parts = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1="}]
+    assert format_prompt([{"role": "user", "content": parts}], tokenizer) == format_prompt(MESSAGES, tokenizer)
 
 
 def test_an_end_of_text_that_a_tokenizer_adds_is_taken_off():

@@ -186,6 +186,34 @@ def test_an_answer_of_its_own_wins_and_a_reward_without_answers_needs_none():
         with_prompts(as_rows([{"text": "p", 1: "2"}]))
 
 
+def test_a_column_of_the_ground_truth_by_name_in_memory_and_in_files(tmp_path):
+    rows = [{"prompt": "1+1=", "answer": "3", "gold": 2}, {"prompt": "2+2=", "answer": "5", "gold": [4, "four"]}]
+    assert [row["answer"] for row in with_prompts(rows, answer_column="gold")] == [2, [4, "four"]]
+    path = str(write_lines(tmp_path / "rows.jsonl", rows))
+    assert [row["answer"] for row in load_rows(path, answer_column="gold")] == ["2", [4, "four"]]
+    assert rows[0]["answer"] == "3"
+    with pytest.raises(ConfigError, match=r"answer_column='truth'.*answer, gold, prompt \(row 0 of eval_dataset"):
+        with_prompts(rows, answer_column="truth", name="eval_dataset")
+
+
+def test_ground_truths_are_there_in_all_rows_or_in_none(tmp_path):
+    rows = [*ROWS, {"prompt": "3+3="}]
+    with pytest.raises(ConfigError, match=r"answer_column='answer'.*prompt \(row 2 of the dataset"):
+        with_prompts(rows)
+    assert "row 2" in refused("answer_column", str(write_lines(tmp_path / "rows.jsonl", rows)))
+    assert load_rows(str(write_lines(tmp_path / "none.jsonl", rows[2:]))) == rows[2:]
+
+
+def test_a_stream_that_breaks_is_named_with_its_row():
+    def stream():
+        yield ROWS[0]
+        raise OSError("connection lost")
+
+    with pytest.raises(ConfigError, match=r"train_dataset='generator'.*row 1 raised OSError: connection lost"):
+        as_rows(stream(), field="train_dataset")
+    assert as_rows(stream(), limit=1) == ROWS[:1]
+
+
 def test_a_data_frame_is_its_rows():
     pandas = pytest.importorskip("pandas", reason="needs pandas")
     frame = pandas.DataFrame({"question": ["1+1=", "2+2="], "answer": [2, None], 0: [0.5, 1.5]})

@@ -9,7 +9,7 @@ import pytest
 from adding_engine import AddingEngine, CharacterTokenizer, rows
 
 from r2vpo.cli import main
-from r2vpo.errors import ConfigError, RunDirectoryError
+from r2vpo.errors import ConfigError, NoVerdicts, RewardError, RunDirectoryError
 from r2vpo.llm.evaluation import command as evaluate_command
 from r2vpo.llm.evaluation.command import EvaluateCommand, default_reward, make_protocol, with_own_bar
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
@@ -54,6 +54,43 @@ def test_command_writes_results_completions_table_and_picture(trained_run, tmp_p
     calls = len(engine.calls)
     assert evaluate_command.main([str(run_dir), *words, "--quiet"]) == 0
     assert len(engine.calls) == calls
+
+
+def test_a_benchmark_that_nobody_judges_costs_the_others_nothing(trained_run, tmp_path):
+    run_dir, data, engine = trained_run
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"text": row["prompt"], "gold": None}) + "\n" for row in rows()))
+    words = ["--samples", "0", "--reward", "exact", "--quiet", "--benchmarks"]
+    with pytest.raises(ConfigError, match="prompt_column"):
+        evaluate_command.main([str(run_dir), *words, str(other)])
+    stored = {"kind": "llm", "dataset": str(other), "prompt_column": "text", "answer_column": "gold"}
+    (run_dir / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(NoVerdicts, match=r"other.jsonl: .*'exact' had no verdict on 12 of 12.*kept in"):
+        evaluate_command.main([str(run_dir), *words, str(other), str(data)])
+    (benchmark,) = json.loads((run_dir / "evaluation" / "results.json").read_text())["benchmarks"].values()
+    assert benchmark["greedy_accuracy"]["value"] == 0.5
+    calls = len(engine.calls)
+    given = ["--prompt-column", "text", "--answer-column", "text"]
+    evaluate_command.main([str(run_dir), *words, str(other), *given])
+    assert len(engine.calls) == calls
+
+
+def test_what_does_not_fit_the_context_is_said_with_the_length_of_the_prompt():
+    evaluate_command._check_context(128, 28, 100)
+    evaluate_command._check_context(None, 28, 100)
+    with pytest.raises(ConfigError, match=r"max_tokens=101 .* at most 100: .*context is 128 tokens.*prompt has 28"):
+        evaluate_command._check_context(128, 28, 101)
+    with pytest.raises(ConfigError, match=r"benchmarks='<a prompt of 128 tokens>'.*context is 128 tokens"):
+        evaluate_command._check_context(128, 128, 1)
+
+
+def test_a_reward_that_does_not_fit_the_columns_loads_no_model(trained_run, tmp_path):
+    run_dir, _, engine = trained_run
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "1+1="}\n')
+    with pytest.raises(RewardError, match=r"'exact' does not fit .*it needs answer"):
+        evaluate_command.main([str(run_dir), "--benchmarks", str(bare), "--reward", "exact"])
+    assert not engine.calls
 
 
 def test_retrained_weights_are_not_mixed_with_older_answers(trained_run):

@@ -8,8 +8,17 @@ import pytest
 from killing import iterations, send_when, start, without_times
 
 from r2vpo.cli import main
+from r2vpo.errors import R2VPOError
+from r2vpo.llm import training
+from r2vpo.llm.experiments import worker
 from r2vpo.llm.experiments.compare import compare_jobs
-from r2vpo.llm.experiments.summary import rollouts_to, sample_efficiency, summarise_methods
+from r2vpo.llm.experiments.summary import (
+    plot_methods,
+    print_table,
+    rollouts_to,
+    sample_efficiency,
+    summarise_methods,
+)
 from r2vpo.llm.experiments.worker import Job
 from r2vpo.runs.study import read_results
 
@@ -100,3 +109,37 @@ def test_methods_without_evaluations_have_a_row():
     (row,) = summarise_methods([line])
     assert row["accuracy_greedy"]["mean"] == 0.5
     assert "sample_efficiency" not in row
+
+
+def test_figures_that_a_run_lacks_are_left_out_and_nothing_else(tmp_path, capsys):
+    whole = {"label": "grpo", "seed": 0, "total_rollouts": 64, "steps": [32, 64], "accuracies": [0.5, 1.0]}
+    whole |= {"rewards": [0.1, 0.2], "ratio_variances": [0.1, 0.1], "entropies": [1.0, 1.0], "samples_per_second": 1.0}
+    whole |= {"accuracy_greedy": 1.0, "pass_at_1": 0.75, "first_accuracy_greedy": 0.25}
+    gap = {**whole, "label": "r2vpo-off", "steps": [64], "accuracies": [1.0]}
+    nothing = {**gap, "seed": 1, "steps": [], "accuracies": []}
+    nothing |= {"accuracy_greedy": None, "pass_at_1": None, "first_accuracy_greedy": None}
+    rows = {row["method"]: row for row in summarise_methods([whole, gap, nothing])}
+    assert rows["grpo"]["sample_efficiency"]["target"] == 1.0
+    assert rows["grpo"]["pass_at_1"]["mean"] == 0.75
+    assert not {"accuracy_greedy", "pass_at_1", "sample_efficiency"} & rows["r2vpo-off"].keys()
+    assert rows["r2vpo-off"]["seeds"] == [0, 1]
+    print_table(list(rows.values()))
+    assert "r2vpo-off" in capsys.readouterr().out
+    assert plot_methods([whole, gap, nothing], tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_a_run_that_could_not_be_evaluated_fails_and_is_kept(tmp_path, model, dataset, monkeypatch):
+    settings = SETTINGS | {"eval_every": 0, "eval_samples": 0, "eval_dataset": dataset}
+    job = Job("grpo", 0, model, dataset, 32, settings)
+
+    def broken(*arguments):
+        raise OSError("no network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "judged_accuracy", broken)
+        with pytest.raises(R2VPOError, match="grpo, seed 0: trained, but not evaluated: OSError: no network"):
+            worker.run(job, tmp_path)
+    assert (tmp_path / job.folder / "checkpoints" / "latest.zip").exists()
+    line = worker.run(job, tmp_path)
+    assert 0 <= line["accuracy_greedy"] <= 1
+    assert not (tmp_path / job.folder).exists()

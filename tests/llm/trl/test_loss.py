@@ -49,11 +49,18 @@ def generation(lengths, seed, tools=False):
 
 
 @pytest.mark.parametrize(
-    ("objective", "hyperparameters"), [("r2vpo", {"lam": 0.7}), ("ppo_clip", {"eps": 0.1}), ("gspo", {"eps_low": 0.02})]
+    ("objective", "hyperparameters"),
+    [
+        ("r2vpo", {"lam": 0.7}),
+        ("onesided", {"lam": 0.7}),
+        ("ppo_clip", {"eps": 0.1}),
+        ("gspo", {"eps_low": 0.02}),
+        ("m2po", {"tau": 0.05}),
+    ],
 )
 def test_loss_and_gradient_are_the_cores(tmp_path, objective, hyperparameters):
     """On two generations of other pad widths, in micro-batches that mix them and have unequal numbers of tokens."""
-    kept = hyperparameters if objective == "r2vpo" else {"objective_kwargs": hyperparameters}
+    kept = hyperparameters if "lam" in hyperparameters else {"objective_kwargs": hyperparameters}
     trainer = make_trainer(
         tmp_path, temperature=0.7, objective=objective, per_device_train_batch_size=4, steps_per_generation=2, **kept
     )

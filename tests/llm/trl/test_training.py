@@ -125,11 +125,12 @@ def test_two_processes_are_one_trainer(tmp_path):
     for name in ("lam", "ratio_variance", "weights"):
         assert summaries[0][name] == summaries[1][name]
     steps = [torch.load(tmp_path / f"step_{rank}.pt") for rank in (0, 1)]
-    shares = [part for step in steps for part in step["seen"]]
-    assert sorted(rows(shares[0])) != sorted(rows(shares[2]))
-    assert len({int(part["completion_mask"].sum()) for part in shares}) > 1
-    _, expected, log_ratio = of_core(tiny_model().double(), shares, "r2vpo", lam=0.5)
-    for step in steps:
-        assert_same_gradients(step["gradient"], expected)
+    for objective, hyperparameters in (("m2po", {}), ("r2vpo", {"lam": 0.5})):
+        shares = [part for step in steps for part in step[objective]["seen"]]
+        assert sorted(rows(shares[0])) != sorted(rows(shares[2]))
+        assert len({int(part["completion_mask"].sum()) for part in shares}) > 1
+        _, expected, log_ratio = of_core(tiny_model().double(), shares, objective, **hyperparameters)
+        for step in steps:
+            assert_same_gradients(step[objective]["gradient"], expected)
     variance = ratio_diagnostics(log_ratio, log_ratio)["ratio_variance"]
     assert summaries[0]["ratio_variance"][0] == pytest.approx(variance, rel=1e-5)
