@@ -151,7 +151,7 @@ def _play(
         still_active = []
         for (index, i, _), action in zip(active, actions, strict=True):
             observation, reward, terminated, truncated, info = gates[index].step(action)
-            returns[i] += reward
+            returns[i] += float(reward)
             lengths[i] += 1
             if not (terminated or truncated) and lengths[i] < limits[index]:
                 still_active.append((index, i, np.array(observation)))

@@ -24,7 +24,7 @@ _NUMBERS = "fiub"
 def held(values: np.ndarray | np.floating) -> bool:
     """Whether every value is finite, also as float32; for small arrays in a third of a mask's time."""
     # A sum of squares that is small enough leaves none of them large; NaN is not small either.
-    return bool(np.vdot(values, values) <= LARGEST) or bool((np.abs(values) <= LARGEST).all())
+    return float(np.vdot(values, values)) <= LARGEST or bool((np.abs(values) <= np.float64(LARGEST)).all())
 
 
 class Place:
@@ -155,6 +155,8 @@ class Gate(Place):
         return array
 
     def _reward(self, value: Any) -> float:
+        if isinstance(value, np.floating):
+            return float(value)
         array = None if isinstance(value, list | tuple) else _as_array(value)
         if array is None or array.size != 1:
             raise self.returned(f"{_described(value)} as its reward; one number is needed")

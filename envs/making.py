@@ -82,6 +82,7 @@ def _made_by(function: Callable[[], gym.Env]) -> gym.Env:
         raise ConfigError("env", env_name(function), f"{wanted}: {type(error).__name__}: {error}") from error
     if not isinstance(env, gym.Env):
         raise ConfigError("env", env_name(function), f"{wanted}, as a gymnasium.Env; this one returned {env!r}")
+    env_name(env)  # refuses a wrapper of nothing, which fails at whatever it is asked
     return env
 
 

@@ -71,3 +71,20 @@ class CountingEnv(gym.Env):
 
     def _observe(self):
         return np.array([100.0 * self.episode + self.steps], np.float32)
+
+
+class BufferedEnv(IdentityEnv):
+    """Answers in arrays that all instances share and that every call overwrites; scribbles on its actions."""
+
+    observations, reward = np.zeros(2, np.float32), np.zeros(())
+    terminated, truncated, info = np.zeros(1, bool), np.zeros(1, bool), {}
+
+    def reset(self, *, seed=None, options=None):
+        self.observations[:], _ = super().reset(seed=seed)
+        self.info.clear()
+        return self.observations, self.info
+
+    def step(self, action):
+        self.observations[:], self.reward[...], self.terminated[:], self.truncated[:], _ = super().step(action)
+        action[:] = np.nan
+        return self.observations, self.reward, self.terminated, self.truncated, self.info
