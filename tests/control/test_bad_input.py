@@ -192,7 +192,9 @@ def test_failing_environment_loses_nothing(tmp_path, failure):
 
     model = R2VPO(make, run_dir=tmp_path / "run", total_steps=320, **SMALL)
     expected = "the simulator is gone" if failure == "raise" else failure.removeprefix("nan ")
-    with pytest.raises(EnvironmentFailure, match=f"environment 1 of 2.* in step 10 of its episode.*{expected}") as error:
+    with pytest.raises(
+        EnvironmentFailure, match=f"environment 1 of 2.* in step 10 of its episode.*{expected}"
+    ) as error:
         model.learn()
     assert "step 32 is saved" in str(error.value)
     model.close()

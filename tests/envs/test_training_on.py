@@ -109,9 +109,7 @@ def test_spaces_of_other_shapes_and_kinds_are_those_of_the_same_numbers_flat(bou
     for again in (resumed, flat):
         again.learn(ITERATION, reset_num_timesteps=False)
     assert outcome(resumed) == outcome(flat)
-    with pytest.raises(
-        ConfigError, match=r"observation space of .*\(2, 1\).*int16.*this one has Box.*\(2,\)"
-    ):
+    with pytest.raises(ConfigError, match=r"observation space of .*\(2, 1\).*int16.*this one has Box.*\(2,\)"):
         R2VPO.load(tmp_path / "run", env=Rounded)
 
 
