@@ -16,7 +16,9 @@ class ConfigError(R2VPOError, ValueError):
     """A setting has a value that is not allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        super().__init__(f"{field}={value!r} is not allowed: {field} must be {allowed}")
+        shown = repr(value)
+        shown = shown if len(shown) <= 400 else f"{shown[:300]}...{shown[-50:]}"
+        super().__init__(f"{field}={shown} is not allowed: {field} must be {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
