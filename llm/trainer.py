@@ -22,7 +22,7 @@ from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
 from r2vpo.llm.held_out import accuracy
 from r2vpo.llm.learner import TokenLearner, half_precision
-from r2vpo.llm.models.checks import check_objects, check_trainable, check_vocabulary, padding_id
+from r2vpo.llm.models.checks import check_model_object, check_tokenizer_object, check_vocabulary, padding_id
 from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained
 from r2vpo.llm.models.token_policy import TokenPolicy
 from r2vpo.llm.rewards.calling import RewardFunction, check_columns, reward_list, reward_names
@@ -272,9 +272,10 @@ def _load_model(
     config: LLMConfig, given: _Given, processes: AcceleratedProcesses
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model on this process's device, and its tokenizer."""
+    if given.model is not None or given.tokenizer is not None:
+        check_tokenizer_object(given.tokenizer)
     if given.model is not None:
-        check_objects(given.model, given.tokenizer)
-        check_trainable(given.model, type(given.model).__name__)
+        check_model_object(given.model)
         return given.model.to(processes.device), cast("PreTrainedTokenizerBase", given.tokenizer)
     if config.model == GIVEN:
         raise ConfigError("model", None, "the model object that this run was started with")

@@ -11,7 +11,9 @@ import tyro
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.config import METHODS, resolve_config
+from r2vpo.llm.data.rows import load_rows
 from r2vpo.llm.experiments.worker import Job
+from r2vpo.llm.rewards.registry import make_reward
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class CompareCommand:
     """As for r2vpo llm train."""
     dataset: str = "arithmetic"
     """As for r2vpo llm train."""
+    prompt_column: str | None = None
+    """Column of the dataset that holds the prompt; None takes prompt."""
+    answer_column: str | None = None
+    """Column of the dataset that holds the ground truth; None takes answer."""
+    reward: tuple[str, ...] | None = None
+    """As for r2vpo llm train; None takes the dataset's."""
     seeds: int = 5
     """Seeds 0 to N-1."""
     total_rollouts: int = 51_200
@@ -54,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     for method in command.methods:
         if method not in METHODS:
             raise ConfigError("methods", method, f"names among {', '.join(METHODS)}")
-    settings = {} if command.learning_rate is None else {"learning_rate": command.learning_rate}
+    given = {name: getattr(command, name) for name in ("learning_rate", "prompt_column", "answer_column", "reward")}
+    settings = {name: list(value) if name == "reward" else value for name, value in given.items() if value is not None}
     jobs = [
         Job(method, seed, command.model, command.dataset, command.total_rollouts, settings, keep=command.keep_curves)
         for seed in range(command.seeds)
@@ -70,7 +79,7 @@ def compare_jobs(
     """Run what is missing of the jobs, then summarise all of them; returns what comparison.json holds.
 
     Raises:
-        ConfigError: A job's settings are not allowed.
+        ConfigError: A job's settings are not allowed, or its dataset cannot be read, or a reward not be made.
         RunDirectoryError: The folder cannot be written, or is in use.
         R2VPOError: Runs failed; the others are finished and saved first.
         KeyboardInterrupt: Ctrl-C; everything is saved.
@@ -79,8 +88,7 @@ def compare_jobs(
     from r2vpo.runs import study
     from r2vpo.runs.directory import take_lock
 
-    for job in jobs:
-        resolve_config({"model": job.model, "dataset": job.dataset, "method": job.method, **job.settings})
+    _check(jobs)
     _make_model_once(jobs)
     with take_lock(out, "out"):
         return study.compare_jobs(
@@ -93,6 +101,19 @@ def compare_jobs(
             quiet=quiet,
             json_copy=json_copy,
         )
+
+
+def _check(jobs: Sequence[Job]) -> None:
+    """Raise ConfigError for settings, a dataset or a reward that no run could work with."""
+    datasets, rewards = set[tuple[str, str, str]](), set[str]()
+    for job in jobs:
+        config = resolve_config({"model": job.model, "dataset": job.dataset, "method": job.method, **job.settings})
+        datasets.add((config.dataset, config.prompt_column, config.answer_column))
+        rewards.update(config.reward)
+    for dataset, *columns in sorted(datasets):
+        load_rows(dataset, "train", 1, *columns)
+    for reward in sorted(rewards):
+        getattr(make_reward(reward), "close", lambda: None)()
 
 
 def _make_model_once(jobs: Sequence[Job]) -> None:

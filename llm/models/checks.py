@@ -11,25 +11,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def check_objects(model: Any, tokenizer: Any) -> None:
-    """Raise ConfigError unless these can be a language model and its tokenizer."""
-    from transformers import PreTrainedTokenizerBase
-
+def check_model_object(model: Any) -> None:
+    """Raise ConfigError unless it can be a language model, and one with something to train."""
+    name = type(model).__name__
     if not hasattr(model, "config") or not hasattr(model, "parameters"):
-        raise ConfigError("model", type(model).__name__, "a name, a directory or a causal language model")
-    if tokenizer is None:
-        raise ConfigError("processing_class", None, "a tokenizer where the model is passed as an object")
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
-        inner = "; a processor has one as its .tokenizer" if hasattr(tokenizer, "tokenizer") else ""
-        raise ConfigError("processing_class", type(tokenizer).__name__, f"a tokenizer of transformers{inner}")
-
-
-def check_trainable(model: PreTrainedModel, name: str) -> None:
-    """Raise ConfigError where every parameter is frozen."""
+        raise ConfigError("model", name, "a name, a directory or a causal language model")
     if not any(parameter.requires_grad for parameter in model.parameters()):
         count = sum(parameter.numel() for parameter in model.parameters())
         allowed = f"a model with parameters to train: all {count:,} are frozen (requires_grad is False)"
         raise ConfigError("model", name, allowed)
+
+
+def check_tokenizer_object(tokenizer: Any) -> None:
+    """Raise ConfigError unless it is a tokenizer."""
+    from transformers import PreTrainedTokenizerBase
+
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        inner = "; a processor has one as its .tokenizer" if hasattr(tokenizer, "tokenizer") else ""
+        allowed = f"a tokenizer of transformers{inner}"
+        raise ConfigError("processing_class", None if tokenizer is None else type(tokenizer).__name__, allowed)
 
 
 def check_vocabulary(

@@ -143,3 +143,12 @@ def test_a_run_that_could_not_be_evaluated_fails_and_is_kept(tmp_path, model, da
     line = worker.run(job, tmp_path)
     assert 0 <= line["accuracy_greedy"] <= 1
     assert not (tmp_path / job.folder).exists()
+
+
+def test_a_dataset_that_cannot_be_read_is_refused_before_any_run(tmp_path, model, dataset, capsys):
+    words = ["llm", "compare", "--model", model, "--dataset", dataset, "--out", str(tmp_path / "out"), "--seeds", "1"]
+    assert main([*words, "--answer-column", "gold"]) != 0
+    assert "answer_column='gold'" in capsys.readouterr().err
+    assert main([*words, "--reward", "no_such_reward"]) != 0
+    assert "no_such_reward" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 """Models and tokenizers that cannot be trained together are refused before anything starts."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from llm_runs import ROWS, make
@@ -24,6 +26,8 @@ def frozen():
         ({"model": torch.nn.Linear(2, 2)}, r"model='Linear'.*causal language model"),
         ({"model": 3}, r"model='int'"),
         ({"processing_class": "gpt2"}, r"processing_class='str'.*tokenizer of transformers"),
+        ({"model": "arithmetic", "processing_class": 3}, r"processing_class='int'"),
+        ({"processing_class": SimpleNamespace(tokenizer=1)}, r"processor has one as its .tokenizer"),
         ({"processing_class": None}, r"processing_class=None"),
         ({"reward": 3}, r"reward_funcs=3.*functions"),
         ({"reward": [len, None]}, r"reward_funcs=None"),
