@@ -156,6 +156,7 @@ def _play(
             if not (terminated or truncated) and lengths[i] < limits[index]:
                 still_active.append((index, i, np.array(observation)))
                 continue
+            gates[index].require_held("a final observation", observation)
             cut += not (terminated or truncated)
             if "is_success" in info:
                 successes[i] = bool(info["is_success"])

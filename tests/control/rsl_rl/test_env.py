@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("rsl_rl", reason="rsl-rl-lib is not installed")
 
-from small_envs import CountingEnv, IdentityEnv
+from small_envs import BufferedEnv, CountingEnv, IdentityEnv
 
 from r2vpo.control.rsl_rl import GymnasiumVecEnv
 
@@ -29,6 +29,18 @@ def test_actions_are_clipped_for_the_environment_only():
     _, rewards, _, _ = env.step(actions)
     assert float(rewards[0]) == pytest.approx(-float((torch.tensor([1.0, -1.0]) - state).abs().sum()), abs=1e-6)
     assert actions.tolist() == [[5.0, -5.0]]
+
+
+def test_buffers_that_the_environment_overwrites_change_nothing():
+    fresh, reused = GymnasiumVecEnv(IdentityEnv, 2), GymnasiumVecEnv(BufferedEnv, 2)
+    seen = []
+    for env in (fresh, reused):
+        actions, answers = torch.full((2, 2), 0.5), [env.get_observations()]
+        answers += [env.step(actions) for _ in range(12)]
+        seen.append([answers[0]["policy"], *(part for o, r, d, _ in answers[1:] for part in (o["policy"], r, d))])
+        assert actions.tolist() == [[0.5, 0.5]] * 2
+    assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
+    assert len({tuple(observations.flatten().tolist()) for observations in seen[0][1::3]}) == 12
 
 
 def test_mujoco_tasks_know_their_time_limit():
