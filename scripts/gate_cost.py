@@ -36,7 +36,7 @@ MOST = {"gymnasium": 0.10, "native": 0.03}
 class Arguments:
     """Time the checks of environments."""
 
-    env: tuple[str, ...] = ("HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "Pendulum-v1")
+    env: tuple[str, ...] = ("HalfCheetah-v5", "Hopper-v5", "Humanoid-v5", "Pendulum-v1", "MountainCarContinuous-v0")
     """Tasks."""
     num_envs: int = 16
     """Environments side by side."""
