@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,14 +34,11 @@ class PromptStream:
 
     def __init__(self, problems: Sequence[Problem], seed: int) -> None:
         self.problems, self.seed = problems, seed
+        self.fingerprint = fingerprint(problem.row for problem in problems)
+        """Of the rows, by which a resumed run finds out that its dataset has changed."""
         self.dealt = 0
         self._pass = -1
         self._order: list[int] = []
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the rows, by which a resumed run finds out that its dataset has changed."""
-        return fingerprint(problem.row for problem in self.problems)
 
     def take(self, count: int) -> list[Problem]:
         """The next ``count`` problems."""

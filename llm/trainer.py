@@ -113,7 +113,9 @@ class R2VPOTrainer(Run):
     def _assemble(
         self, config: LLMConfig, given: _Given, run_dir: str | Path | None, callbacks: Sequence[Callback], new: bool
     ) -> None:
-        self.callbacks = tuple(callbacks)
+        self.callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+        if not all(map(callable, self.callbacks)):
+            raise ConfigError("callbacks", callbacks, "functions of the trainer and an iteration's metrics")
         if config.torch_threads:
             torch.set_num_threads(config.torch_threads)
         processes = AcceleratedProcesses()

@@ -77,8 +77,8 @@ def as_rows(dataset: Any, limit: int | None = None, field: str = "dataset") -> l
     """Rows of a dataset that is already in memory, with texts as names of their columns.
 
     Args:
-        dataset: A ``datasets.Dataset`` or ``IterableDataset``, dicts one after the other, a pandas or polars data
-            frame, or an Arrow table.
+        dataset: A ``datasets.Dataset`` or ``IterableDataset``, dicts one after the other, a dataset of torch, a pandas
+            or polars data frame, or an Arrow table.
         limit: Most rows; None gives all.
         field: What messages call the dataset.
 
@@ -131,11 +131,20 @@ def with_prompts(
 
 
 def fingerprint(rows: Iterable[Row]) -> str:
-    """Number and digest of rows; of values that JSON does not know, only their type counts."""
+    """Number and digest of rows; of values that JSON does not know, only their type counts.
+
+    Raises:
+        ConfigError: Values that hold themselves, or that are nested too deep for JSON.
+    """
     digest, count = hashlib.sha256(), 0
     for row in rows:
         values = sorted(row.items())
-        digest.update(json.dumps(values, skipkeys=True, default=lambda value: type(value).__name__).encode())
+        try:
+            text = json.dumps(values, skipkeys=True, default=lambda value: type(value).__name__)
+        except (ValueError, RecursionError) as error:
+            allowed = f"made of rows that can be written down; those of row {count} cannot ({error})"
+            raise ConfigError("dataset", [*row], allowed) from error
+        digest.update(text.encode())
         count += 1
     return f"{count} rows, {digest.hexdigest()[:16]}"
 
@@ -188,7 +197,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table_rows(dataset: Any) -> Any:
-    """Dicts where it is a table of columns; anything else as it is."""
+    """Dicts, one after the other, where it is a table of columns or numbered; anything else as it is."""
     library = type(dataset).__module__.partition(".")[0]
     if library == "pandas" and hasattr(dataset, "columns"):
         frame = dataset.convert_dtypes()  # a missing value turns a column of 72 into 72.0
@@ -196,7 +205,10 @@ def _table_rows(dataset: Any) -> Any:
         return [_plain(row) for row in rows]
     if library == "polars" and hasattr(dataset, "to_dicts"):
         return dataset.to_dicts()
-    return dataset.to_pylist() if library == "pyarrow" and hasattr(dataset, "column_names") else dataset
+    if library == "pyarrow" and hasattr(dataset, "column_names"):
+        return dataset.to_pylist()
+    numbered = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, Iterable)
+    return (dataset[index] for index in range(len(dataset))) if numbered else dataset
 
 
 def _read(name: str, split: str, limit: int | None) -> list[Row]:

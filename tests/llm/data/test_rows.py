@@ -262,6 +262,33 @@ def test_a_fingerprint_changes_with_every_value_order_and_number():
     assert fingerprint([{"image": object()}]) == fingerprint([{"image": object()}])
 
 
+def test_rows_that_hold_themselves_cannot_be_written_down():
+    loop, deep = [], "x"
+    loop.append(loop)
+    for _ in range(5000):
+        deep = [deep]
+    for value in (loop, deep):
+        with pytest.raises(ConfigError, match="those of row 1 cannot"):
+            fingerprint([ROWS[0], {"prompt": "1", "x": value}])
+
+
+def test_a_dataset_by_number_is_its_rows():
+    class Numbered:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return {**ROWS[0], "level": index}
+
+    class Broken(Numbered):
+        def __getitem__(self, index):
+            return ROWS[index + 1]
+
+    assert [row["level"] for row in as_rows(Numbered())] == [0, 1]
+    with pytest.raises(ConfigError, match=r"dataset='Broken'.*row 1 raised IndexError"):
+        as_rows(Broken())
+
+
 @pytest.mark.parametrize("dataset", [[], [1], ["text"], "rows", 3, {"prompt": []}], ids=repr)
 def test_as_rows_refuses_what_is_no_dataset(dataset):
     with pytest.raises(ConfigError) as error:

@@ -29,6 +29,7 @@ def frozen():
         ({"model": "arithmetic", "processing_class": 3}, r"processing_class='int'"),
         ({"processing_class": SimpleNamespace(tokenizer=1)}, r"processor has one as its .tokenizer"),
         ({"processing_class": None}, r"processing_class=None"),
+        ({"callbacks": [3]}, r"callbacks=.3.*functions of the trainer"),
         ({"reward": 3}, r"reward_funcs=3.*functions"),
         ({"reward": [len, None]}, r"reward_funcs=None"),
         ({"reward": dict}, r"reward_funcs='dict'.*give an object"),
