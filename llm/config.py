@@ -26,13 +26,16 @@ from r2vpo.validation import (
     upgraded,
 )
 
+_RENAMED = (
+    "num_generations=group_size num_iterations=epochs max_completion_length=max_completion_tokens "
+    "max_prompt_length=max_prompt_tokens scale_rewards=advantage_scale reward_funcs=reward train_dataset=dataset "
+    "lr_scheduler_type=lr_schedule warmup_steps=warmup_iterations vllm_gpu_memory_utilization=vllm_memory "
+    "attn_implementation=attention torch_dtype=dtype"
+)
 _ELSEWHERE = {
-    "num_generations": "it is called group_size here",
-    "num_iterations": "it is called epochs here",
+    **{theirs: f"it is called {ours} here" for theirs, ours in (pair.split("=") for pair in _RENAMED.split())},
     "num_train_epochs": "the length of a run is total_rollouts here, counted in completions",
     "max_steps": "the length of a run is total_rollouts here, counted in completions",
-    "max_completion_length": "it is called max_completion_tokens here",
-    "max_prompt_length": "it is called max_prompt_tokens here",
     "per_device_train_batch_size": "minibatch_size completions make a step; tokens_per_micro_batch splits them",
     "gradient_accumulation_steps": "minibatch_size completions make a step; tokens_per_micro_batch splits them",
     "steps_per_generation": "prompts_per_iteration * group_size completions are generated, minibatch_size make a step",
@@ -42,16 +45,8 @@ _ELSEWHERE = {
     "clip_range": "R²VPO does not clip; objective='ppo_clip' does, with objective_kwargs={'eps': ...}",
     "loss_type": "objective and loss_aggregation say it here",
     "importance_sampling_level": "objective='gspo' weighs whole sequences",
-    "scale_rewards": "it is called advantage_scale here",
-    "reward_funcs": "it is called reward here",
-    "train_dataset": "it is called dataset here",
-    "lr_scheduler_type": "it is called lr_schedule here",
-    "warmup_steps": "it is called warmup_iterations here",
     "warmup_ratio": "it is called warmup_iterations here, counted in iterations",
     "use_vllm": "engine='vllm' here",
-    "vllm_gpu_memory_utilization": "it is called vllm_memory here",
-    "attn_implementation": "it is called attention here",
-    "torch_dtype": "it is called dtype here",
     "bf16": "mixed_precision='bf16' here",
     "peft_config": "lora_rank and lora_alpha make adapters here",
     "eval_steps": "it is called eval_every here, counted in iterations",

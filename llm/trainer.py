@@ -20,7 +20,7 @@ from r2vpo.llm.data.problems import check_context, make_problems
 from r2vpo.llm.data.rows import as_rows, has_held_out_split, load_rows, with_prompts
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.choice import choose_engine, make_engine
-from r2vpo.llm.held_out import accuracy
+from r2vpo.llm.evaluation.held_out import accuracy
 from r2vpo.llm.learner import TokenLearner, half_precision
 from r2vpo.llm.models.checks import check_model_object, check_tokenizer_object, check_vocabulary, padding_id
 from r2vpo.llm.models.loading import load_model, load_tokenizer, save_pretrained

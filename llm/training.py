@@ -14,8 +14,8 @@ from torch import Tensor
 from r2vpo.errors import NoVerdicts, OutOfMemory
 from r2vpo.llm.collection import Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
+from r2vpo.llm.evaluation.held_out import EVAL_TEMPERATURE, EVAL_TOP_P, accuracy, accuracy_on_the_way, judged_accuracy
 from r2vpo.llm.experience import unpack
-from r2vpo.llm.held_out import EVAL_TEMPERATURE, EVAL_TOP_P, accuracy, accuracy_on_the_way, judged_accuracy
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.llm.models.loading import save_pretrained
 from r2vpo.llm.run import MODEL, Run, log_completions, take_snapshot, write_recent_tokens

@@ -11,7 +11,7 @@ pytest.importorskip("accelerate")
 from llm_runs import ROWS, make, resume, starts_with_a_digit
 
 from r2vpo.errors import R2VPOError
-from r2vpo.llm.held_out import judged_accuracy
+from r2vpo.llm.evaluation.held_out import judged_accuracy
 from r2vpo.runs.directory import read_metrics
 
 HELD_OUT = [{"prompt": row["prompt"], "answer": "held out"} for row in ROWS[:10]]
