@@ -6,6 +6,8 @@ RUN_DIR     ?= runs/halfcheetah-$(shell date +%Y%m%d-%H%M%S)
 TRAIN_ARGS  ?= --env HalfCheetah-v5 --total-steps 400000 --seed 0 --run-dir $(RUN_DIR) --video
 LLM_ARGS    ?=
 PYTEST_ARGS ?=
+# Tests run in as many processes as there are cores, at most four, for the memory; WORKERS= is one process.
+WORKERS     ?= -n logical --maxprocesses 4 --dist worksteal
 # The index to try first for PyTorch. Empty means pip's own; another one may be given, for ROCm say.
 TORCH_INDEX ?= $(shell [ "$$(uname -s)" != Linux ] || nvidia-smi >/dev/null 2>&1 || echo https://download.pytorch.org/whl/cpu)
 
@@ -22,7 +24,7 @@ PIP  := $(RUN) pip --disable-pip-version-check
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
-	@echo "Variables: PYTHON, RUN_DIR, TRAIN_ARGS, LLM_ARGS, PYTEST_ARGS, TORCH_INDEX, VLLM"
+	@echo "Variables: PYTHON, RUN_DIR, TRAIN_ARGS, LLM_ARGS, PYTEST_ARGS, WORKERS, TORCH_INDEX, VLLM"
 
 train: $(VENV)/train.stamp ## train a HalfCheetah and film it (another task: TRAIN_ARGS="--env ...")
 	$(VENV)/bin/r2vpo control train $(TRAIN_ARGS)
@@ -31,7 +33,7 @@ train-llm: $(VENV)/llm.stamp ## fine-tune the tiny language model on arithmetic 
 	$(VENV)/bin/r2vpo llm train $(LLM_ARGS)
 
 test: check $(VENV)/vllm.stamp ## lint, types and the tests (some of them: PYTEST_ARGS="-k dual")
-	$(RUN) pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(RUN) pytest $(WORKERS) $(PYTEST_ARGS)
 
 check: lint contracts types ## lint, import contracts and types
 
