@@ -18,6 +18,11 @@ LOG_RATIO_BOUND = 20.0
 _LEAST_REST = 1e-8
 """Smallest probability of all other actions together: what float32 cannot tell from 0 must not make a KL infinite."""
 
+_EQUAL = 1.0 - 1e-4
+"""Quotient above which two squared log-ratios are taken for equal."""
+_UNMOVED = 1e-10
+"""Squared log-ratio below which single precision decides the sign."""
+
 
 def sapo(
     log_prob: Tensor,
@@ -109,18 +114,20 @@ def m2po(
 def m2po_bound(log_ratio: Tensor, advantage: Tensor, *, tau: float) -> Tensor:
     """Largest ``(log rho)^2`` that :func:`m2po` keeps: a scalar in float64, infinite where all may stay.
 
-    It lies halfway between the last one kept and the first one left out, so that rounding changes neither. Of equal
-    ones none or all are kept.
+    Rounding differs with the cut of the minibatch, and must not decide. So what has not moved is not counted, of equal
+    ones none or all are kept, and the bound is halfway between the last one kept and the first one left out.
 
     Args:
         log_ratio, advantage: Of every unmasked element of the minibatch; same shape, any order.
         tau: Largest mean of ``(log rho)^2``.
     """
-    squares = log_ratio.double().square().masked_fill(~_outward(log_ratio, advantage), torch.inf).flatten()
+    squares = log_ratio.double().square()
+    counted = _outward(log_ratio, advantage) & (squares > _UNMOVED)
+    squares = squares.masked_fill(~counted, torch.inf).flatten()
     squares = torch.cat([squares, squares.new_full((1,), torch.inf)]).sort().values
     means = squares.cumsum(0) / torch.arange(1, len(squares) + 1, device=squares.device)
     first_out = squares.masked_fill(means <= tau, torch.inf).amin()
-    last_in = squares.masked_fill(squares >= first_out, 0.0).amax()
+    last_in = squares.masked_fill(squares >= first_out * _EQUAL, 0.0).amax()
     return 0.5 * (last_in + first_out)
 
 

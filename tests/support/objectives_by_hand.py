@@ -133,9 +133,8 @@ def recent(name, rho, a, log_prob, old, outlier, **settings):
 
 def outliers(lp, old, adv, kept, tau):
     """Positions that m2po leaves out: the largest (log rho)^2 goes, and its equals, until the mean is small enough."""
-    squares = {
-        at: (lp[at] - old[at]) ** 2 for at in zip(*np.nonzero(kept), strict=True) if adv[at] * (lp[at] - old[at]) > 0
-    }
+    steps = {at: lp[at] - old[at] for at in zip(*np.nonzero(kept), strict=True)}
+    squares = {at: step**2 for at, step in steps.items() if adv[at] * step > 0 and abs(step) > 1e-5}
     gone = set()
     while squares and sum(squares.values()) / len(squares) > tau:
         largest = max(squares.values())

@@ -13,7 +13,7 @@ TOLERANCE = 1e-6
 def of_core(model, batches, objective, temperature=1.0, **hyperparameters):
     """Loss, gradients and log-ratios of all samples together, one unpadded sequence at a time."""
     model.zero_grad()
-    elementwise, log_ratios = [], []
+    calls, log_ratios = [], []
     for batch in batches:
         for row, advantage in enumerate(batch["advantages"]):
             prompt = batch["prompt_ids"][row][batch["prompt_mask"][row].bool()]
@@ -22,10 +22,11 @@ def of_core(model, batches, objective, temperature=1.0, **hyperparameters):
             counts = batch["tool_mask"][row][kept].bool() if "tool_mask" in batch else torch.ones_like(ids).bool()
             logits = model(torch.cat([prompt, ids])[None]).logits[0, len(prompt) - 1 : -1] / temperature
             log_prob = logits.log_softmax(-1).gather(1, ids[:, None]).T
-            arguments = (log_prob, old[None].double(), advantage.double().expand_as(log_prob), counts[None])
-            elementwise.append(make_objective(objective, **hyperparameters)(*arguments)[0, counts])
+            calls.append((log_prob, old[None].double(), advantage.double().expand_as(log_prob), counts[None]))
             log_ratios.append((log_prob[0] - old).detach()[counts])
-    loss = torch.cat(elementwise).mean()
+    objective = make_objective(objective, **hyperparameters)
+    measured = objective.measured(torch.cat(log_ratios), torch.cat([a[mask] for _, _, a, mask in calls]))
+    loss = torch.cat([objective(*call, **measured)[call[-1]] for call in calls]).mean()
     loss.backward()
     return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters()}, torch.cat(log_ratios)
 

@@ -89,6 +89,8 @@ def main(directory):
     rank = whole.accelerator.process_index
     resumed = make_trainer(directory, NoisyTrainer, **moving)
     resumed.train(resume_from_checkpoint=str(directory / "checkpoint-3"))
+    ranking = make_trainer(directory, NoisyTrainer, **{**moving, "max_steps": 1, "objective": "m2po"})
+    ranking.train()
     same = all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
     summary = {
         "processes": whole.accelerator.num_processes,
@@ -105,7 +107,8 @@ def main(directory):
         "weights": sum(float(p.detach().abs().sum()) for p in whole.model.parameters()),
     }
     (directory / f"summary_{rank}.json").write_text(json.dumps(summary))
-    torch.save({"seen": whole.seen[:2], "gradient": whole.gradients[0]}, directory / f"step_{rank}.pt")
+    steps = {t.args.objective: {"seen": t.seen[:2], "gradient": t.gradients[0]} for t in (whole, ranking)}
+    torch.save(steps, directory / f"step_{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
