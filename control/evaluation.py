@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from r2vpo.envs.gate import Gate, require_actions, require_held
+from r2vpo.envs.gate import Gate, close_all, require_actions, require_held
 from r2vpo.envs.making import EnvSource, env_name, make_env
 from r2vpo.envs.vector import time_limit
 from r2vpo.errors import ConfigError
@@ -92,8 +92,7 @@ def evaluate_policy(
     try:
         return _play(policy, envs, episodes, seed, max_episode_steps)
     finally:
-        for e in made:
-            e.close()
+        close_all(made)
 
 
 def make_up_to(env: EnvSource, count: int, used: Sequence[gym.Env] = ()) -> list[gym.Env]:
@@ -158,8 +157,7 @@ def _play(
                 continue
             gates[index].require_held("a final observation", observation)
             cut += not (terminated or truncated)
-            if "is_success" in info:
-                successes[i] = bool(info["is_success"])
+            successes[i] = gates[index].success(info)
             still_active += [begin(index, following) for following in [next(waiting, None)] if following is not None]
         active = still_active
     if cut:

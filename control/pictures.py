@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from r2vpo.control.evaluation import BatchPolicy
-from r2vpo.envs.gate import Gate
+from r2vpo.envs.gate import Gate, close_all
 from r2vpo.envs.making import EnvSource, env_name, make_env
 from r2vpo.runs.plotting import PlottedRun, draw_delta, load_run, new_figure, save_figure
 
@@ -122,7 +122,7 @@ def record_video(
                 if terminated or truncated:
                     break
     finally:
-        filmed.close()
+        close_all([filmed])
     return path
 
 

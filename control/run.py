@@ -20,6 +20,7 @@ from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
 from r2vpo.control.presets import config_dict
 from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
+from r2vpo.envs.gate import close_all
 from r2vpo.envs.making import EnvSource, env_name, env_with, make_env, require_box_spaces
 from r2vpo.envs.native.simulations import default_threads
 from r2vpo.envs.vector import VectorEnv
@@ -136,8 +137,7 @@ class TrainingRun:
         try:
             yield new or own
         finally:
-            for env in new:
-                env.close()
+            close_all(new)
             if collector is not None and state is not None:
                 self._pending = None if any(env["unknown"] for env in state["environments"]["envs"]) else state
                 self._begin_episodes(collector)
@@ -235,7 +235,7 @@ class TrainingRun:
             self._require_spaces(*require_box_spaces(env))
         finally:
             if env is not source:
-                env.close()
+                close_all([env])
 
     def _require_spaces(self, observations: gym.spaces.Box, actions: gym.spaces.Box) -> None:
         """Raise ConfigError unless these are the spaces that the policy was made for."""

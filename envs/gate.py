@@ -5,18 +5,21 @@ Everything that steps an environment from outside the native engine does so thro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.making import observation_box
+from r2vpo.envs.making import env_name, observation_box
 from r2vpo.errors import EnvironmentFailure, TrainingDiverged
 
 LARGEST = float(np.finfo(np.float32).max)
 """Networks compute in float32: beyond this a number is infinite to them."""
 
+_LOWEST = -LARGEST
+_ARRAY = np.ndarray
 _NUMBERS = "fiub"
 """Kinds of NumPy's dtypes that are numbers."""
 
@@ -118,17 +121,15 @@ class Gate(Place):
             returned = self.env.step(action)
         except Exception as error:
             raise self.raised(error) from error
-        if not isinstance(returned, tuple | list) or len(returned) != 5:
-            old = ", as before Gymnasium 0.26" if isinstance(returned, tuple) and len(returned) == 4 else ""
-            needed = "five values are needed: observation, reward, terminated, truncated and info"
-            raise self.returned(f"{_described(returned)}{old}; {needed}")
-        observation, reward, terminated, truncated, info = returned
         # What is right costs a few comparisons; everything else is looked at closely.
-        if type(observation) is not np.ndarray or observation.shape != self.shape or observation.dtype != self._dtype:
+        if type(returned) is not tuple or len(returned) != 5:
+            self._five(returned)
+        observation, reward, terminated, truncated, info = returned
+        if type(observation) is not _ARRAY or observation.shape != self.shape or observation.dtype is not self._dtype:
             observation = self._observation(observation)
         if not isinstance(reward, float):
             reward = self._reward(reward)
-        if not -LARGEST <= reward <= LARGEST:
+        if not _LOWEST <= reward <= LARGEST:
             self.require_held("a reward", np.float64(reward))
         if terminated is not False and terminated is not True:
             terminated = self._flag("terminated", terminated)
@@ -138,6 +139,19 @@ class Gate(Place):
             self._info(info)
         return observation, reward, terminated, truncated, info
 
+    def success(self, info: Mapping[str, Any]) -> bool | None:
+        """What the info of an episode's last step says of its success; None where it says nothing.
+
+        Raises:
+            EnvironmentFailure: It says something that is neither true nor false.
+        """
+        if "is_success" not in info:
+            return None
+        array = _as_array(info["is_success"])
+        if array is None or array.size != 1:
+            raise self.returned(f"{_described(info['is_success'])} as is_success; True or False is needed")
+        return bool(array.item())
+
     def _answer_to_reset(self, seed: int | None) -> Any:
         """A simulator that takes 31 bits at most gets the lower ones of a seed."""
         try:
@@ -146,6 +160,12 @@ class Gate(Place):
             if seed is not None and seed >= 2**31:
                 return self._answer_to_reset(seed % 2**31)
             raise self.raised(error) from error
+
+    def _five(self, value: Any) -> None:
+        if not isinstance(value, tuple | list) or len(value) != 5:
+            old = ", as before Gymnasium 0.26" if isinstance(value, tuple) and len(value) == 4 else ""
+            needed = "five values are needed: observation, reward, terminated, truncated and info"
+            raise self.returned(f"{_described(value)}{old}; {needed}")
 
     def _observation(self, value: Any) -> np.ndarray:
         array = _as_array(value)
@@ -193,6 +213,15 @@ def require_actions(places: list[Gate] | list[Place], actions: np.ndarray) -> No
         for place, action in zip(places, actions, strict=True):
             if not np.isfinite(action).all():
                 raise TrainingDiverged(f"the policy's action for {place} is not finite: {action}")
+
+
+def close_all(envs: Iterable[gym.Env]) -> None:
+    """Close every environment; one that raises is warned of, as there is nothing left that it could spoil."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:
+            warnings.warn(f"{env_name(env)} raised in close: {error!r}", stacklevel=3)
 
 
 def _as_array(value: Any) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from r2vpo.envs.gate import Gate, require_actions, require_held
+from r2vpo.envs.gate import Gate, close_all, require_actions, require_held
 from r2vpo.envs.making import EnvSource, env_name, make_env, require_box_spaces
 from r2vpo.envs.state import capture_state, restore_state
 from r2vpo.errors import ConfigError
@@ -156,8 +156,7 @@ class VectorEnv:
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self.envs:
-            env.close()
+        close_all(self.envs)
 
 
 def _require_equal_spaces(name: str, envs: list[gym.Env]) -> None:

@@ -28,9 +28,6 @@ from r2vpo.envs.making import make_env
 from r2vpo.envs.native import NativeVectorEnv, supports
 from r2vpo.runs.provenance import provenance
 
-MOST = {"gymnasium": 0.10, "native": 0.03}
-"""What the checks may take of one environment's step."""
-
 
 @dataclass(frozen=True)
 class Arguments:
@@ -100,8 +97,8 @@ def one_round(name: str, seed: int, num_envs: int, steps: int) -> dict[str, floa
     return taken
 
 
-def main() -> int:
-    """Measure, write and print; the status is 1 where the checks take more than they may."""
+def main() -> None:
+    """Measure, write and print."""
     arguments = tyro.cli(Arguments, description=__doc__)
     cases = []
     for name in arguments.env:
@@ -111,15 +108,13 @@ def main() -> int:
         if "native" in least:
             shares["checks_of_native"] = least["native_checks"] / least["native"]
             shares["gate_of_native"] = least["gate"] / least["native"]
-        within = all(share < MOST[which.rpartition("_")[2]] for which, share in shares.items())
-        cases.append({"env": name, "microseconds": least, "shares": shares, "within": within, "rounds": rounds})
+        cases.append({"env": name, "microseconds": least, "shares": shares, "rounds": rounds})
         print(name, *(f"{part} {value:.2f} us" for part, value in least.items()), sep="  ")
         print(" " * len(name), *(f"{which} {100 * share:.2f} %" for which, share in shares.items()), sep="  ")
     command = shlex.join(["python", "scripts/gate_cost.py", *sys.argv[1:]])
-    document = {"command": command, "seeds": arguments.seeds, "most": MOST, "cases": cases, **provenance()}
+    document = {"command": command, "seeds": arguments.seeds, "cases": cases, **provenance()}
     arguments.out.write_text(json.dumps(document, indent=1) + "\n")
-    return int(not all(case["within"] for case in cases))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -147,9 +147,11 @@ def test_what_float32_holds(dtype):
     if np.issubdtype(dtype, np.floating):
         assert not held(np.array([1.0, np.nan], dtype))
         assert not held(np.array([-np.inf, 1.0], dtype))
+        assert held(np.full(3, np.finfo(dtype).max if dtype in (np.float16, np.float32) else 1e30, dtype))
     if dtype in (np.float64, np.longdouble):
         assert held(np.array([LARGEST, -LARGEST], dtype))
         assert not held(np.array([1.001 * LARGEST], dtype))
+        assert not held(np.array([1.0, 1e300], dtype))
 
 
 def test_an_action_that_is_not_finite_is_the_fault_of_the_policy():
@@ -186,3 +188,36 @@ def test_environments_of_different_spaces_are_refused():
 def test_an_evaluation_takes_environments_once_each(envs):
     with pytest.raises(ConfigError, match="at least one environment, and none of them twice"):
         evaluate_policy(np.asarray, envs, 4, seed=0)
+
+
+def test_what_info_says_of_success_is_checked_too():
+    def playing(success):
+        answer = step(terminated=True, info={"is_success": success})
+        return evaluate_policy(np.asarray, Answering(answer), 1, seed=0).successes
+
+    assert [playing(success) for success in (True, np.float32(0.0), 1, np.array([True]))] == [
+        [True],
+        [False],
+        [True],
+        [True],
+    ]
+    for success in ("yes", None, np.array([True, False])):
+        with pytest.raises(
+            EnvironmentFailure, match=r"\(Answering\) returned in step 3 .* as is_success; True or False"
+        ):
+            playing(success)
+
+
+def test_an_environment_that_cannot_be_closed_loses_nothing():
+    class Stuck(IdentityEnv):
+        closed = 0
+
+        def close(self):
+            type(self).closed += 1
+            raise RuntimeError("the window is gone")
+
+    with pytest.warns(UserWarning, match=r"Stuck raised in close: RuntimeError\('the window is gone'\)"):
+        assert evaluate_policy(np.asarray, Stuck, 2, seed=0).lengths == [10, 10]
+    with pytest.warns(UserWarning, match="raised in close"):
+        VectorEnv(Stuck, 3).close()
+    assert Stuck.closed == 5

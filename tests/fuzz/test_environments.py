@@ -120,7 +120,7 @@ class Generated(gym.Env):
         assert (action <= self.plan.high).all()
         self.steps += 1
         plan, over = self.plan, self.steps == self.plan.length
-        reward = NUMBERS[plan.reward](round(float(np.clip(action, -9.0, 9.0).sum())))
+        reward = NUMBERS[plan.reward](round(float(np.clip(action, -9.0, 9.0).mean())))
         flags = (FLAGS[plan.flag](over and plan.truncates == wanted) for wanted in (False, True))
         flags = (self.keep(name, flag) for name, flag in zip(("terminated", "truncated"), flags, strict=True))
         answer = self.keep("observation", self.draw()), self.keep("reward", reward), *flags, {"steps": self.steps}
