@@ -124,7 +124,7 @@ def _report(summary: dict[str, Any], path: Path, json_copy: Path | None) -> None
             f"accuracy    {summary['accuracy_greedy']:.3f}{was}{sampled}, {summary['eval_problems']} held-out problems"
         )
     for name, reason in summary.get("missing", {}).items():
-        print(f"no {name:<9}{reason}")
+        print(f"no {name}: {reason}; to try it again: r2vpo llm train --resume {path}")
     print(f"trained     {summary['train_seconds']:.0f} s, {summary['samples_per_second']:,.0f} rollouts/s")
     for name, file in (("summary", SUMMARY), ("curve", CURVE), ("answers", COMPLETIONS), ("model", MODEL)):
         if (path / file).exists():

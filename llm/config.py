@@ -241,20 +241,20 @@ def _check_texts_and_rewards(config: LLMConfig) -> None:
         raise ConfigError("prompt_template", config.prompt_template, "a text with {prompt} in it, or None")
 
 
+_ON_POLICY = ("clip_higher", "gppo", "topr", "cispo", "spo", "none")
+
 METHODS: dict[str, dict[str, Any]] = {
     "r2vpo-off": {"algo": "off-policy", "objective": "r2vpo"},
     "r2vpo-on": {"algo": "on-policy", "objective": "r2vpo"},
-    "onesided": {"algo": "off-policy", "objective": "onesided"},
     "grpo": {"algo": "on-policy", "objective": "ppo_clip"},
     "grpo-replay": {"algo": "off-policy", "objective": "ppo_clip"},
-    "clip_higher": {"algo": "on-policy", "objective": "clip_higher"},
     "dapo": {"algo": "on-policy", "objective": "clip_higher", "dynamic_sampling": True},
-    "gppo": {"algo": "on-policy", "objective": "gppo"},
-    "topr": {"algo": "on-policy", "objective": "topr"},
-    "cispo": {"algo": "on-policy", "objective": "cispo"},
     "gspo": {"algo": "on-policy", "objective": "gspo", "loss_aggregation": "seq-mean"},
-    "spo": {"algo": "on-policy", "objective": "spo"},
-    "none": {"algo": "on-policy", "objective": "none"},
+    "sapo": {"algo": "on-policy", "objective": "sapo", "loss_aggregation": "seq-mean"},
+    **{name: {"algo": "on-policy", "objective": name} for name in _ON_POLICY},
+    **{name: {"algo": "on-policy", "objective": name, "advantage_scale": "none"} for name in ("dppo", "drpo")},
+    **{name: {"algo": "off-policy", "objective": name} for name in ("onesided", "m2po", "vespo")},
+    **{name: {"algo": "off-policy", "objective": name, "advantage_scale": "none"} for name in ("asymre", "log2")},
 }
 """The paper's two algorithms and the baselines, by the names that --method takes."""
 

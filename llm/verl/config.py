@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from hydra.errors import InstantiationException
@@ -12,7 +12,8 @@ from verl.workers.config import PolicyLossConfig
 
 from r2vpo.dual import DualController
 from r2vpo.errors import ConfigError
-from r2vpo.validation import NonNegative, Positive, check_fields
+from r2vpo.objectives import Objective, make_objective
+from r2vpo.validation import NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
 
 CONFIG_CLASS = "r2vpo.llm.verl.R2VPOPolicyLossConfig"
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
@@ -21,7 +22,7 @@ ROLLOUT_CORRECTION = "${algorithm.rollout_correction}"
 
 @dataclass
 class R2VPOPolicyLossConfig(PolicyLossConfig):
-    """``actor_rollout_ref.actor.policy_loss`` with the dual variable (arXiv 2601.03320, Eqs. 9-12).
+    """``actor_rollout_ref.actor.policy_loss`` with objective and dual variable (arXiv 2601.03320, Eqs. 9-12).
 
     ``rollout_correction``, an attribute that verl's own class has, must point at ``algorithm.rollout_correction``: it
     says against which policy verl computes the ratio, and every trainer of verl reads this class before it starts.
@@ -33,6 +34,10 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
     _mutable_fields: ClassVar[set[str]] = PolicyLossConfig._mutable_fields | {"lam"}
 
     loss_mode: str = "r2vpo"
+    objective: str = "r2vpo"
+    """Surrogate objective, a name in :data:`r2vpo.objectives.OBJECTIVES`."""
+    objective_kwargs: ObjectiveKwargs = field(default_factory=dict)
+    """Hyperparameters of the objective other than lambda, such as ``{eps: 0.1}`` for ppo_clip."""
     lam: NonNegative = 0.04
     """Lambda, or its first value: the weight of (rho-1)^2, at least 0."""
     delta: Positive | None = None
@@ -46,12 +51,21 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
         if self.loss_mode != "r2vpo":
             raise ConfigError(f"{POLICY_LOSS}.loss_mode", self.loss_mode, f"'r2vpo' with _target_={CONFIG_CLASS}")
         check_fields(self, R2VPOPolicyLossConfig)
+        check_objective(self)
+        if self.make_objective().needs_minibatch:
+            allowed = "one whose loss is a token's or a completion's own: verl shows it one micro-batch at a time"
+            raise ConfigError("objective", self.objective, allowed)
         self.make_dual()
         _check_correction(self.rollout_correction)
 
+    def make_objective(self) -> Objective:
+        """The objective with its hyperparameters, lambda aside."""
+        return make_objective(self.objective, **self.objective_kwargs)
+
     def make_dual(self) -> DualController:
-        """Lambda as these settings begin it."""
-        return DualController(self.lam, self.delta, self.eta, self.dual)
+        """Lambda as these settings begin it; objectives without one leave it there."""
+        dual = DualController(self.lam, self.delta, self.eta, self.dual)
+        return dual if self.make_objective().uses_dual else DualController(self.lam)
 
 
 def check_config(config: DictConfig) -> R2VPOPolicyLossConfig:

@@ -11,14 +11,11 @@ from verl.trainer.ppo.core_algos import agg_loss, register_policy_loss
 from r2vpo.diagnostics import ratio_diagnostics
 from r2vpo.errors import ConfigError
 from r2vpo.llm.verl.config import CONFIG_CLASS, POLICY_LOSS, R2VPOPolicyLossConfig
-from r2vpo.objectives import make_objective
 
 PREFIX = "r2vpo/"
 TOKENS = f"{PREFIX}tokens"
 AVERAGED = ("ratio_variance", "ratio_mean", "sign_flip", "clip_fraction", "kl", "js")
 """Diagnostics that are means over tokens. They leave a micro-batch as sums, so that any split gives one result."""
-
-_objective = make_objective("r2vpo")
 
 
 @register_policy_loss("r2vpo")
@@ -31,7 +28,7 @@ def r2vpo_policy_loss(
     config: Any = None,
     rollout_is_weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Loss of one micro-batch, ``-(rho A - lam (rho-1)^2)`` (arXiv 2601.03320, Eq. 10), aggregated as verl does.
+    """Loss of one micro-batch, by default arXiv 2601.03320's ``-(rho A - lam (rho-1)^2)``, aggregated as verl does.
 
     Args:
         old_log_prob: log pi_off of the sampled tokens, in nats, ``[B, T]``.
@@ -39,7 +36,7 @@ def r2vpo_policy_loss(
         advantages: ``[B, T]``.
         response_mask: True where a token counts, ``[B, T]``.
         loss_agg_mode: verl's name of the aggregation; ``token-mean`` divides by the tokens of the global minibatch.
-        config: verl's ActorConfig; lambda is ``config.policy_loss.lam``.
+        config: verl's ActorConfig; ``config.policy_loss`` has objective and lambda.
         rollout_is_weights: Must be None.
 
     Returns:
@@ -56,9 +53,12 @@ def r2vpo_policy_loss(
         raise ConfigError("algorithm.rollout_correction.rollout_is", "set", "null: rho is the importance weight")
     mask = response_mask.bool()
     log_prob, old_log_prob = _full_precision(log_prob), _full_precision(old_log_prob)
-    elementwise = _objective(log_prob, old_log_prob, _full_precision(advantages), mask, lam=settings.lam)
+    objective = settings.make_objective()
+    lam = settings.lam if objective.uses_dual else 0.0
+    moving = {"lam": lam} if objective.uses_dual else {}
+    elementwise = objective(log_prob, old_log_prob, _full_precision(advantages), mask, **moving)
     loss = agg_loss(loss_mat=elementwise, loss_mask=mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
-    return loss, _token_sums(log_prob.detach() - old_log_prob, advantages, mask, settings.lam)
+    return loss, _token_sums(log_prob.detach() - old_log_prob, advantages, mask, lam)
 
 
 def _full_precision(values: Tensor) -> Tensor:

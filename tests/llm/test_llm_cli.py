@@ -8,6 +8,7 @@ import time
 import pytest
 
 from r2vpo.cli import main
+from r2vpo.llm.cli import _report
 
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -23,13 +24,14 @@ def model(tmp_path_factory):
 @pytest.fixture
 def dataset(tmp_path):
     path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{a}+1=", "answer": str(a + 1)}) + "\n" for a in range(40)))
+    path.write_text("".join(json.dumps({"sum": f"{a}+1=", "gold": a + 1}) + "\n" for a in range(40)))
     return str(path)
 
 
 def words(model, dataset, run_dir):
     settings = {"prompts-per-iteration": 8, "group-size": 4, "minibatch-size": 16, "total-rollouts": 96}
     settings |= {"max-prompt-tokens": 16, "max-completion-tokens": 4, "reward": "number", "eval-problems": 8}
+    settings |= {"prompt-column": "sum", "answer-column": "gold"}
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     return ["llm", "train", "--model", model, "--dataset", dataset, "--run-dir", str(run_dir), *flags]
 
@@ -76,6 +78,8 @@ def test_help_answers_without_torch(flag, advanced):
         (["--dataset", "no/such/file.jsonl"], "no/such/file.jsonl"),
         (["--reward", "nonsense"], "reward='nonsense'"),
         (["--model", "/no/such/model"], "model='/no/such/model'"),
+        (["--answer-column", "gold"], "answer_column='gold' is not allowed: answer_column must be one of the columns"),
+        (["--max-prompt-tokens", "9999"], "context is"),
     ],
 )
 def test_bad_arguments_are_explained_on_one_line(tmp_path, arguments, said, capsys):
@@ -84,6 +88,13 @@ def test_bad_arguments_are_explained_on_one_line(tmp_path, arguments, said, caps
     assert said in error
     assert "Traceback" not in error
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_a_run_lacks_is_said_with_the_command_that_makes_it(tmp_path, capsys):
+    summary = {"accuracy_greedy": None, "train_seconds": 1.0, "samples_per_second": 32.0}
+    _report({**summary, "missing": {"evaluation": "NoVerdicts: nobody judged"}}, tmp_path, None)
+    said = f"no evaluation: NoVerdicts: nobody judged; to try it again: r2vpo llm train --resume {tmp_path}"
+    assert said in capsys.readouterr().out
 
 
 def test_unknown_command_names_those_there_are(capsys):

@@ -125,13 +125,30 @@ def test_a_setting_that_would_silently_be_wrong_is_refused(config, name, value):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("lam", -1.0), ("lam", "much"), ("delta", 0.0), ("eta", -0.1), ("dual", "newton")]
+    ("given", "field"),
+    [
+        ({"lam": -1.0}, "lam"),
+        ({"lam": "much"}, "lam"),
+        ({"delta": 0.0}, "delta"),
+        ({"eta": -0.1}, "eta"),
+        ({"dual": "newton"}, "dual"),
+        ({"objective": "ppo"}, "objective"),
+        ({"objective": "sapo", "objective_kwargs": {"tau": 1.0}}, "tau"),
+        ({"objective": "m2po"}, "objective"),  # ranks the tokens of a minibatch, of which verl shows it parts
+    ],
 )
-def test_a_dual_setting_out_of_range_is_refused(config, name, value):
-    config.actor_rollout_ref.actor.policy_loss[name] = value
+def test_an_objective_or_dual_setting_out_of_range_is_refused(config, given, field):
+    config.actor_rollout_ref.actor.policy_loss.update(given)
     with pytest.raises(ConfigError) as caught:
         adapter.check_config(config)
-    assert caught.value.field == name
+    assert caught.value.field == field
+
+
+def test_objectives_without_lambda_leave_it_where_it_is(config):
+    config.actor_rollout_ref.actor.policy_loss.update(objective="sapo", delta=0.1, lam=0.3)
+    dual = adapter.check_config(config).make_dual()
+    dual.update(7.0)
+    assert dual.lam == 0.3
 
 
 def test_every_trainer_of_verl_refuses_ratios_against_the_current_policy(config):

@@ -38,24 +38,31 @@ def padded_batch(seed=0, rows=6, width=9):
     )
 
 
-def actor_config(config, lam=0.3, **global_batch_info):
+def actor_config(config, lam=0.3, objective="r2vpo", objective_kwargs=None, **global_batch_info):
+    config.actor_rollout_ref.actor.policy_loss.update(objective=objective, objective_kwargs=objective_kwargs or {})
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     actor.policy_loss.lam = lam
     actor.global_batch_info.update(global_batch_info)
     return actor
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("rows", [6, 2, 1])
-def test_loss_gradient_and_ratio_variance_are_the_cores_in_any_split(config, rows, ranks):
+@pytest.mark.parametrize(
+    ("objective", "kwargs"), [("r2vpo", {}), ("onesided", {}), ("vespo", {"k_neg": 2.0}), ("dppo", {})]
+)
+@pytest.mark.parametrize(("rows", "ranks"), [(6, 1), (2, 2), (1, 1)])
+def test_loss_gradient_and_ratio_variance_are_the_cores_in_any_split(config, rows, ranks, objective, kwargs):
     """Micro-batches of ``rows`` rows; the gradients of ``ranks`` ranks are averaged, as FSDP does."""
     batch = padded_batch()
     count = int(batch.mask.sum())
+    lam = 0.3 if make_objective(objective).uses_dual else 0.0
     core = minibatch_loss(
-        make_objective("r2vpo", lam=0.3), Scored(batch.log_prob, batch.old, batch.advantages, batch.mask), count
+        make_objective(objective, **({"lam": lam} if lam else {}), **kwargs),
+        Scored(batch.log_prob, batch.old, batch.advantages, batch.mask),
+        count,
     )
     loss_fn = get_policy_loss_fn("r2vpo")
-    actor = actor_config(config, dp_size=ranks, batch_num_tokens=count, global_batch_size=6, loss_scale_factor=None)
+    shares = {"dp_size": ranks, "batch_num_tokens": count, "global_batch_size": 6, "loss_scale_factor": None}
+    actor = actor_config(config, objective=objective, objective_kwargs=kwargs, **shares)
     losses, reported = [], []
     for part in torch.arange(6).split(rows):
         loss, metrics = loss_fn(
@@ -72,12 +79,12 @@ def test_loss_gradient_and_ratio_variance_are_the_cores_in_any_split(config, row
     torch.testing.assert_close(sum(losses), core, rtol=1e-6, atol=1e-6)
     gradients = [torch.autograd.grad(loss, batch.log_prob)[0] for loss in (sum(losses), core)]
     torch.testing.assert_close(*gradients, rtol=1e-6, atol=1e-6)
-    assert gradients[0].count_nonzero() == count
+    assert 0.8 * count < gradients[0].count_nonzero() <= count
 
     pooled = {}
     for metrics in reported:
         append_to_dict(pooled, Metric.from_dict(metrics, "mean"))
-    values = ratio_diagnostics(batch.log_prob - batch.old, batch.advantages, batch.mask, 0.3)
+    values = ratio_diagnostics(batch.log_prob - batch.old, batch.advantages, batch.mask, lam)
     for name in ("ratio_variance", "sign_flip", "kl"):
         mean = pooled[f"r2vpo/{name}"].aggregate() / pooled["r2vpo/tokens"].aggregate()
         assert mean == pytest.approx(values[name], rel=1e-6)
