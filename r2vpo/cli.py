@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import json
 import os
 import re
@@ -63,6 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # module:Id and module:function may be the user's, as they are for python -m
+    if arguments is None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± ends no run
     try:
         status = _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
@@ -177,7 +182,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         ConfigError: No such file, or it is not a mapping from names to values.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
         settings = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
     except OSError as error:
         raise ConfigError("config", str(path), f"a file that can be read ({error.strerror})") from error

@@ -88,11 +88,13 @@ def usable_cores() -> int:
 def peak_mib(with_child: bool = False) -> float:
     """Largest resident set so far of this process, and added to it that of its largest ended child, MiB.
 
-    Where the system counts it, which Windows does not. On Linux a child starts at the size that its parent had: measure
-    in children of a process that stays small.
+    NaN where the system does not count it, as on Windows. On Linux a child starts at the size that its parent had:
+    measure in children of a process that stays small.
     """
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return float("nan")
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN) if with_child else (resource.RUSAGE_SELF,)
     # In bytes on macOS, in kilobytes elsewhere.
     return sum(resource.getrusage(one).ru_maxrss for one in who) / (2**20 if sys.platform == "darwin" else 2**10)

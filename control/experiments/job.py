@@ -59,7 +59,7 @@ class Job(AnyJob):
     @property
     def folder(self) -> str:
         """Name of its run directory."""
-        name = f"{self.algo}-{self.env.replace('/', '-')}-seed{self.seed}-{self.total_steps}"
+        name = f"{self.algo}-{self.env.replace('/', '-').replace(':', '-')}-seed{self.seed}-{self.total_steps}"
         if not self.settings:
             return name
         return f"{name}-{hashlib.sha256(_canonical(self.settings).encode()).hexdigest()[:8]}"

@@ -28,7 +28,9 @@ def finish_iteration_on_interrupt(stop: StopRequest) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # None is a handler that a program around Python has set, which could not be put back.
+    previous = {number: handler for number, handler in handlers.items() if handler is not None}
 
     def on_interrupt(signum: int, frame: Any) -> None:
         stop.interrupted = True

@@ -162,6 +162,7 @@ class Workers:
             stdout=pipe,
             stderr=pipe,
             text=True,
+            errors="replace",
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=_HAS_SIGNALS,
         )
