@@ -72,13 +72,21 @@ def check_names(kind: type, settings: Mapping[str, Any]) -> None:
         raise ConfigError(name, value, f"left out: {answer}")
 
 
-def check_objective(settings: Any) -> None:
-    """Raise ConfigError for an ``objective`` that does not exist, or that does not take its ``objective_kwargs``."""
+def check_objective(settings: Any, densities: bool = False) -> None:
+    """Raise ConfigError for an ``objective`` that does not exist, or that does not take its ``objective_kwargs``.
+
+    Args:
+        settings: With ``objective`` and ``objective_kwargs``.
+        densities: Whether actions are continuous, which objectives that compare probabilities do not go with.
+    """
     # The default needs no look, so that --help need not wait for torch.
     if settings.objective != "r2vpo" or settings.objective_kwargs:
-        from r2vpo.objectives import make_objective
+        from r2vpo.objectives import OF_PROBABILITIES, make_objective
 
         make_objective(settings.objective, **settings.objective_kwargs)
+        if densities and settings.objective in OF_PROBABILITIES:
+            allowed = "one that reads ratios alone: the density of a continuous action is no probability"
+            raise ConfigError("objective", settings.objective, allowed)
 
 
 def check_dual(settings: Any, delta_is_given: bool = True) -> None:

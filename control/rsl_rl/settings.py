@@ -47,7 +47,7 @@ class Settings:
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         check_fields(self, Settings)
-        check_objective(self)
+        check_objective(self, densities=True)
         if self.dual != "fixed" and self.delta is None:
             raise ConfigError("delta", None, f"a finite number above 0 for dual={self.dual!r}")
         if self.dual == "adaptive" and self.dual_lam == 0:

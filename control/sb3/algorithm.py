@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from gymnasium.spaces import Box
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -124,7 +125,8 @@ class R2VPO(PPO):
             if (self.objective, name) in _ELSEWHERE:
                 allowed = f"left out of objective_kwargs: {_ELSEWHERE[self.objective, name]} is its place"
                 raise ConfigError(name, value, allowed)
-        check_objective(self)
+        # Without an environment yet, SB3's __init__ comes back here with one.
+        check_objective(self, densities=isinstance(getattr(self, "action_space", None), Box))
         if self.buffer_iterations > 1 and self.target_kl is not None:
             allowed = "None with buffer_iterations above 1: replayed samples are of policies several updates old"
             raise ConfigError("target_kl", self.target_kl, allowed)
