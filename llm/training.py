@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2vpo.errors import NoVerdicts, OutOfMemory
+from r2vpo.errors import NoVerdicts, OutOfMemory, RolloutError, TrainingDiverged
 from r2vpo.llm.collection import Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.evaluation.held_out import EVAL_TEMPERATURE, EVAL_TOP_P, accuracy, accuracy_on_the_way, judged_accuracy
@@ -42,6 +42,7 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
 
     Raises:
         NoVerdicts: No completion of several iterations in a row had a reward, or none of the whole run.
+        TrainingDiverged: An update left weights that are not finite.
     """
     config, stop = run.config, StopRequest()
     if run.first_accuracy is None and not run.iterations and run.eval_problems and config.eval_every:
@@ -74,6 +75,7 @@ def _iterate(run: Run) -> dict[str, Any]:
         _settle_log_probs(run, iteration)
     collected = time.perf_counter()
     summary = run.learner.update(iteration, run.learning_rate())
+    _check_weights(run)
     seconds["train_seconds"] = time.perf_counter() - collected
     run.iterations += 1
     run.rollouts += run.collector.size
@@ -87,6 +89,19 @@ def _iterate(run: Run) -> dict[str, Any]:
         log_completions(run, groups)
         write_recent_tokens(run)
     return metrics
+
+
+def _check_weights(run: Run) -> None:
+    """Raise TrainingDiverged where an update of finite gradients left weights that are not, as in half precision."""
+    trained = {name: weight for name, weight in run.model.named_parameters() if weight.requires_grad}
+    finite = torch.stack([weight.isfinite().all() for weight in trained.values()]).tolist()
+    broken = [name for name, whole in zip(trained, finite, strict=True) if not whole]
+    if broken:
+        kind = str(trained[broken[0]].dtype).removeprefix("torch.")
+        raise TrainingDiverged(
+            f"{len(broken)} of {len(trained)} weights are not finite after update {run.iterations + 1}, such as "
+            f"{broken[0]} ({kind}); the last checkpoint is from before. Lower learning_rate, or train in float32"
+        )
 
 
 def _collect(run: Run) -> tuple[list[Group], dict[str, float]]:
@@ -223,6 +238,9 @@ def finish_run(run: Run) -> dict[str, Any]:
 
     Returns:
         The summary. What could not be had is named in it under ``missing``, with the reason.
+
+    Raises:
+        RolloutError: The engine failed; everything else is written.
     """
     config, directory = run.config, run.directory
     summary: dict[str, Any] = {
@@ -266,6 +284,7 @@ def finish_run(run: Run) -> dict[str, Any]:
     if directory is not None:
         save_pretrained(run.model, run.tokenizer, directory.path / MODEL)
     write()  # what is known stands from here on, however the rest ends
+    failure: RolloutError | None = None
     for name, part in {"curve": draw, **({"evaluation": measure} if run.eval_problems else {})}.items():
         try:
             part()
@@ -273,5 +292,8 @@ def finish_run(run: Run) -> dict[str, Any]:
         except Exception as error:  # whatever a reward raises: the run is trained, and stays so
             missing[name] = f"{type(error).__name__}: {error}"
             _log.warning("no %s: %s; the run is trained all the same", name, missing[name])
+            failure = error if isinstance(error, RolloutError) else failure
     write()
+    if failure is not None:  # no reward's doing: the engine, or a model whose logits are no numbers
+        raise failure
     return {**summary, "missing": missing} if missing else summary

@@ -13,8 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from r2vpo.errors import CheckpointError, ConfigError, OutOfMemory, RewardError, RolloutError, RunDirectoryError
-from r2vpo.llm import R2VPOTrainer
+from r2vpo.errors import (
+    CheckpointError,
+    ConfigError,
+    OutOfMemory,
+    RewardError,
+    RolloutError,
+    RunDirectoryError,
+    TrainingDiverged,
+)
+from r2vpo.llm import R2VPOTrainer, training
 from r2vpo.llm.config import METHODS
 from r2vpo.llm.run import restore_snapshot, take_snapshot
 from r2vpo.runs.checkpoint import load_tree
@@ -35,7 +43,7 @@ def train_once(run_dir):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_learns_what_is_rewarded(method):
-    trainer = make(method=method, total_rollouts=32 * 40)
+    trainer = make(method=method, total_rollouts=32 * 20)
     summary = trainer.train(progress_bar=False)
     assert summary["first_accuracy_greedy"] < 0.5
     assert summary["accuracy_greedy"] == 1.0
@@ -362,6 +370,35 @@ def test_running_out_of_memory_comes_with_advice(monkeypatch):
     monkeypatch.setattr(trainer.learner.policy, "log_prob", fail)
     with pytest.raises(OutOfMemory, match=r"tokens_per_micro_batch=.*gradient_checkpointing"):
         trainer.train(progress_bar=False)
+
+
+def test_weights_that_are_not_finite_reach_no_checkpoint(tmp_path, monkeypatch):
+    trainer = make(run_dir=tmp_path / "run", total_rollouts=64, eval_every=0, checkpoint_seconds=0.0)
+    update = trainer.learner.update
+
+    def overflow(*arguments):
+        summary = update(*arguments)
+        if trainer.iterations == 1:
+            trainer.model.model.norm.weight.data[0] = float("inf")
+        return summary
+
+    monkeypatch.setattr(trainer.learner, "update", overflow)
+    with pytest.raises(TrainingDiverged, match=r"1 of \d+ weights .* update 2, such as model.norm.weight \(float32\)"):
+        trainer.train(progress_bar=False)
+    assert not (tmp_path / "run" / "model").exists()
+    assert load_tree(tmp_path / "run" / "checkpoints" / "latest.zip")["counters"]["rollouts"] == 32
+
+
+def test_a_model_whose_logits_are_no_numbers_ends_with_an_error_after_all_is_written(tmp_path, monkeypatch):
+    trainer = make(run_dir=tmp_path / "run", total_rollouts=32, eval_every=0)
+
+    def broken(*arguments):
+        raise RolloutError("logits are not finite")
+
+    monkeypatch.setattr(training, "judged_accuracy", broken)
+    with pytest.raises(RolloutError, match="logits are not finite"):
+        trainer.train(progress_bar=False)
+    assert "RolloutError" in json.loads((tmp_path / "run" / "summary.json").read_text())["missing"]["evaluation"]
 
 
 def test_log_probs_that_are_not_finite_stop_the_run():
