@@ -146,6 +146,11 @@ class R2VPO:
         return self._training.episodes
 
     @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the last iteration, as in metrics.jsonl; empty before the first."""
+        return self._training.metrics
+
+    @property
     def num_timesteps(self) -> int:
         """Environment steps taken, over all environments."""
         return self._training.num_timesteps

@@ -40,6 +40,10 @@ class Model(Protocol):
         """The run directory, where there is one."""
 
     @property
+    def metrics(self) -> dict[str, Any]:
+        """Of the last iteration, as in metrics.jsonl; empty before the first."""
+
+    @property
     def num_timesteps(self) -> int:
         """Environment steps taken, over all environments."""
 
@@ -58,7 +62,8 @@ class BaseCallback:
     """Override the underscored methods; ``self.model`` is the algorithm and ``self.num_timesteps`` its steps.
 
     ``_on_step`` runs after each step of all the environments. When it returns False, training stops after the update
-    that the current rollout leads to, so that nothing collected is lost; None goes on.
+    that the current rollout leads to, so that nothing collected is lost; None goes on. ``_on_rollout_end`` runs before
+    that update; ``_on_rollout_start`` and ``_on_training_end`` find what came of it in ``self.model.metrics``.
     """
 
     model: Model

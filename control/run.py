@@ -88,6 +88,8 @@ class TrainingRun:
         self.train_seconds = 0.0
         self.gradient_step: GradientStep | None = None
         """How gradient steps were taken last, and why."""
+        self.metrics: dict[str, Any] = {}
+        """Of the last iteration."""
         self.directory: RunDirectory | None = None
         self._envs = envs
         self._collector: Collector | OverlappedCollector | None = None

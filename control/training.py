@@ -127,10 +127,11 @@ def _report(run: TrainingRun, metrics: dict[str, Any], line: LiveLine) -> None:
     mean_return = float(np.mean(recent)) if recent else None
     lam = metrics["lam"] if run.learner.updater.objective.uses_dual else None
     line.update(run.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam})
+    speed = run.num_timesteps / run.train_seconds
+    head = {"step": run.num_timesteps, "time": run.train_seconds, "return": mean_return}
+    run.metrics = {**head, "steps_per_second": speed, **metrics}
     if run.directory is not None:
-        speed = run.num_timesteps / run.train_seconds
-        head = {"step": run.num_timesteps, "time": run.train_seconds, "return": mean_return}
-        run.directory.append_metrics({**head, "steps_per_second": speed, **metrics})
+        run.directory.append_metrics(run.metrics)
 
 
 def scores(evaluate: Callable[..., EvaluationResult], episodes: int) -> dict[str, float]:

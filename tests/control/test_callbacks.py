@@ -1,5 +1,7 @@
 """Callbacks: when they are called, and what they may do."""
 
+import json
+
 import numpy as np
 import pytest
 from small_envs import IdentityEnv
@@ -7,6 +9,7 @@ from small_envs import IdentityEnv
 from r2vpo.control import R2VPO, BaseCallback, CallbackList, EvalCallback
 from r2vpo.control.callbacks import StopTrainingOnMaxEpisodes
 from r2vpo.errors import ConfigError, RunDirectoryError
+from r2vpo.runs.directory import read_metrics
 
 SMALL = {"num_envs": 4, "rollout_steps": 32, "minibatch_size": 32, "epochs": 4, "eval_episodes": 0}
 
@@ -33,6 +36,22 @@ def test_order_and_counts():
 
     R2VPO(IdentityEnv, num_envs=2, rollout_steps=2, minibatch_size=2).learn(8, callback=[Recorder()])
     assert calls == ["start", "rollout", 2, 4, "rollout end", "rollout", 6, 8, "rollout end", "end"]
+
+
+def test_metrics_of_the_last_update_are_there_before_the_next_rollout(tmp_path):
+    seen = []
+
+    class Watch(BaseCallback):
+        def _on_rollout_start(self):
+            seen.append(self.model.metrics)
+
+        _on_training_end = _on_rollout_start
+
+    run_dir = tmp_path / "run"
+    R2VPO(IdentityEnv, num_envs=2, rollout_steps=2, minibatch_size=2, run_dir=run_dir).learn(8, callback=Watch())
+    assert json.dumps(seen) == json.dumps([{}, *read_metrics(run_dir)])  # where NaN is itself
+    assert [line["step"] for line in seen[1:]] == [4, 8]
+    assert all({"return", "ratio_variance", "lam"} <= line.keys() for line in seen[1:])
 
 
 def test_function_stops_after_the_iteration():

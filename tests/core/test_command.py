@@ -1,5 +1,6 @@
 """The r2vpo command itself; what its groups do is tested beside them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -39,3 +40,12 @@ def test_status(words, status, capsys):
 def test_the_package_itself_is_the_command():
     done = subprocess.run([sys.executable, "-m", "r2vpo", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("r2vpo ")
+
+
+def test_modules_beside_the_user_are_found_by_the_installed_command_too(tmp_path, monkeypatch):
+    """``python -m`` looks in the current folder by itself, a script in another folder does not."""
+    (tmp_path / "of_the_user.py").write_text("TASK = 'Mine-v0'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    assert cli.main(["--version"]) == 0
+    assert importlib.import_module("of_the_user").TASK == "Mine-v0"

@@ -101,3 +101,17 @@ def test_settings_of_another_editor_are_read(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_bytes("\ufeffseed: 3  # Größe\n".encode())
     assert read_settings(path) == {"seed": 3}
+
+
+def test_a_verifier_starts_where_address_space_cannot_be_limited():
+    """As on macOS, where a process has reserved more than any such limit from the start."""
+    code = (
+        "import resource, sys\n"
+        "sys.platform = 'darwin'\n"
+        "resource.setrlimit = lambda kind, limits: set_for.append(kind)\n"
+        "set_for = []\n"
+        "from r2vpo.llm.rewards.verifier.confinement import confine\n"
+        "confine(2**31)\n"
+        "assert set_for == [resource.RLIMIT_CORE]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
