@@ -9,7 +9,7 @@ from small_envs import IdentityEnv
 from r2vpo.control import R2VPO
 from r2vpo.control.learner import equal_parts
 from r2vpo.errors import ConfigError
-from r2vpo.objectives import OBJECTIVES, make_objective
+from r2vpo.objectives import OBJECTIVES, hyperparameter_defaults, make_objective
 from r2vpo.replay import proximal_weights
 
 SMALL = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 2, "buffer_iterations": 3, "gamma": 0.5}
@@ -24,12 +24,12 @@ def test_weights_are_truncated_ratios_to_the_policy_that_acted():
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_a_weighted_advantage_weighs_the_surrogate_and_leaves_the_penalty(name):
-    """J(w A) = w J(A) for all without lambda; with it the penalty keeps its own size."""
+    """J(w A) = w J(A) but for what does not depend on A; the penalty keeps its own size."""
     torch.manual_seed(0)
     log_prob, anchor, advantage = torch.randn(3, 40, dtype=torch.float64) * 0.3
     weight = proximal_weights(anchor, anchor + 0.2 * torch.randn(40, dtype=torch.float64))
     objective = make_objective(name)
-    overrides = {"lam": 0.0} if objective.uses_dual else {}
+    overrides = dict.fromkeys({"lam", "shift", "beta"} & set(hyperparameter_defaults(name)), 0.0)
     expected = weight * objective(log_prob, anchor, advantage, **overrides)
     torch.testing.assert_close(objective(log_prob, anchor, weight * advantage, **overrides), expected)
     if name == "r2vpo":

@@ -52,6 +52,7 @@ def test_a_configuration_of_isaac_lab_works_and_warns_once():
     [
         ({"schedule": "cosine"}, "schedule"),
         ({"objective": "trpo"}, "objective"),
+        ({"objective": "dppo"}, "objective"),  # densities are no probabilities
         ({"dual": "newton"}, "dual"),
         ({"dual_lam": -1.0}, "dual_lam"),
         ({"dual_lam": 0.0}, "dual_lam"),

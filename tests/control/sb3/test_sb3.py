@@ -374,6 +374,7 @@ def test_the_buffer_can_travel_inside_the_model_file(tmp_path):
         ({"buffer_iterations": 0}, "buffer_iterations=0"),
         ({"utd": 0.0}, "utd=0.0"),
         ({"objective_kwargs": {"lam": 1.0}}, "the setting lam is its place"),
+        ({"objective": "onesided", "objective_kwargs": {"lam": 1.0}}, "the setting lam is its place"),
         ({"objective": "spo", "objective_kwargs": {"eps": -1.0}}, "eps=-1.0"),
         ({"buffer_iterations": 2, "target_kl": 0.1}, "target_kl=0.1"),
     ],
@@ -381,6 +382,16 @@ def test_the_buffer_can_travel_inside_the_model_file(tmp_path):
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ConfigError, match=message):
         R2VPO("MlpPolicy", "CartPole-v1", device="cpu", **settings)
+
+
+@pytest.mark.parametrize("objective", ["dppo", "m2po"])
+def test_objectives_that_compare_probabilities_want_discrete_actions(objective):
+    model = R2VPO("MlpPolicy", "CartPole-v1", device="cpu", objective=objective, n_steps=64, batch_size=32)
+    model.learn(64)
+    assert model.logger.name_to_value["train/ratio_variance"] > 0
+    if objective == "dppo":
+        with pytest.raises(ConfigError, match="no probability"):
+            R2VPO("MlpPolicy", "Pendulum-v1", device="cpu", objective=objective)
 
 
 def test_a_clip_range_that_has_no_effect_is_told():
