@@ -16,6 +16,9 @@ FAR = 1024.0
 """Observations that begin farther from 0 than this are counted from where they begin: float32 has steps of 1e-4 there,
 and of 128 at the time of day in seconds."""
 
+FARTHEST = 1e30
+"""But not from here on: the difference of two such numbers may be more than float32 holds."""
+
 
 class ObservationNormalizer(nn.Module):
     """Standardises observations; a module, so that it lives and is saved inside the policy.
@@ -50,9 +53,10 @@ class ObservationNormalizer(nn.Module):
 
     def begin(self, observations: np.ndarray) -> None:
         """Choose the origin from the first observations ``[N, D]`` of a training; later ones change nothing."""
-        if self.enabled and not self.count:
+        if self.enabled and not self.count and not self.origin.any():
             middle = observations.mean(axis=0)
-            self.origin.copy_(torch.from_numpy(np.where(np.abs(middle) > FAR, middle, 0.0)))
+            far = (np.abs(middle) > FAR) & (np.abs(middle) < FARTHEST)
+            self.origin.copy_(torch.from_numpy(np.where(far, middle, 0.0)))
 
     def relative(self, observations: np.ndarray) -> np.ndarray:
         """Raw observations ``[..., D]``, counted from the origin before they become float32."""

@@ -52,7 +52,7 @@ class Place:
         """The call under way."""
         return f"step {self.steps} of its episode" if self.steps else "reset"
 
-    def raised(self, error: Exception) -> EnvironmentFailure:
+    def raised(self, error: BaseException) -> EnvironmentFailure:
         """The failure to raise when the environment raised an error of its own."""
         return EnvironmentFailure(f"{self} raised in {self.moment}: {error!r}")
 
@@ -119,7 +119,7 @@ class Gate(Place):
         self.steps += 1
         try:
             returned = self.env.step(action)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # no simulator ends a training without a word
             raise self.raised(error) from error
         # What is right costs a few comparisons; everything else is looked at closely.
         if type(returned) is not tuple or len(returned) != 5:
@@ -156,7 +156,7 @@ class Gate(Place):
         """A simulator that takes 31 bits at most gets the lower ones of a seed."""
         try:
             return self.env.reset() if seed is None else self.env.reset(seed=seed)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if seed is not None and seed >= 2**31:
                 return self._answer_to_reset(seed % 2**31)
             raise self.raised(error) from error

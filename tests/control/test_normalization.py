@@ -21,6 +21,24 @@ def test_observation_statistics_equal_those_of_all_data():
     assert normalizer(torch.full((1, 5), 1e9)).tolist() == [[10.0] * 5]
 
 
+def test_only_what_begins_far_away_is_counted_from_there():
+    normalizer = ObservationNormalizer(4)
+    first = np.array([[1023.0, 1.7e9, -2e3, 3e38], [1023.0, 1.7e9 + 2, -2e3, 3e38]])
+    normalizer.begin(first)
+    assert normalizer.origin.tolist() == [0.0, 1.7e9 + 1, -2e3, 0.0]
+    later = np.array([[1.0, 1.7e9 + 1.25, 0.5, -3e38]])
+    relative = normalizer.relative(later)
+    assert relative.dtype == np.float32
+    assert relative.tolist() == [[1.0, 0.25, 2000.5, float(np.float32(-3e38))]]
+    normalizer.begin(later)
+    normalizer.update(torch.from_numpy(normalizer.relative(first)))
+    assert normalizer.mean.tolist() == [1023.0, 0.0, 0.0, float(np.float32(3e38))]
+    assert normalizer.origin.tolist() == [0.0, 1.7e9 + 1, -2e3, 0.0]
+    old = ObservationNormalizer(4)
+    old.load_state_dict({name: value for name, value in normalizer.state_dict().items() if name != "origin"})
+    assert old.origin.tolist() == [0.0] * 4
+
+
 def test_reward_scale_is_the_deviation_of_discounted_returns():
     scaler = RewardScaler(2, gamma=0.5)
     rewards = np.array([[1.0, 2.0], [1.0, 0.0], [3.0, 4.0]])
