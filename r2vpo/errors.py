@@ -16,9 +16,7 @@ class ConfigError(R2VPOError, ValueError):
     """A setting has a value that is not allowed."""
 
     def __init__(self, field: str, value: object, allowed: str) -> None:
-        shown = repr(value)
-        shown = shown if len(shown) <= 400 else f"{shown[:300]}...{shown[-50:]}"
-        super().__init__(f"{field}={shown} is not allowed: {field} must be {allowed}")
+        super().__init__(f"{field}={shown(value)} is not allowed: {field} must be {allowed}")
         self.field = field
         self.value = value
         self.allowed = allowed
@@ -26,6 +24,15 @@ class ConfigError(R2VPOError, ValueError):
     def __reduce__(self) -> tuple[Any, ...]:
         # Exceptions are pickled as their class called with the message, which is not how this one is called.
         return _restored, (type(self), self.args, vars(self))
+
+
+def shown(value: object, most: int = 400) -> str:
+    """A value for a message: its repr, of a long one the beginning and the end."""
+    try:
+        text = repr(value)
+    except Exception:  # integers of thousands of digits have none, and objects of users may raise anything
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= most else f"{text[: most - 60]}...{text[-50:]}"
 
 
 def _restored(kind: type[ConfigError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> ConfigError:

@@ -129,7 +129,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _object(line: str, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # integers of thousands of digits too
         raise ConfigError("dataset", str(path), f"one JSON object a line; line {number}: {error}") from error
     if not isinstance(row, dict):
         raise ConfigError("dataset", str(path), f"one JSON object a line; line {number} is a {type(row).__name__}")
@@ -139,7 +139,7 @@ def _object(line: str, path: Path, number: int) -> Row:
 def _json_list(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError("dataset", str(path), f"a JSON list of objects ({error})") from error
     if not isinstance(rows, list):
         raise ConfigError("dataset", str(path), f"a JSON list of objects; it is a {type(rows).__name__}")

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from r2vpo.errors import ConfigError
+from r2vpo.errors import ConfigError, shown
 from r2vpo.llm.data.dapo import verl_row
 from r2vpo.llm.data.files import SUFFIXES, Row, read_hub, read_path
 from r2vpo.llm.data.sources import PARTS, SOURCES, read_builtin
@@ -172,7 +172,7 @@ def _with_prompt(row: Row, index: int, prompt_column: str, answer_column: str, n
         row["prompt"] = row[alias]
     prompt = row[prompt_column] = _plain(row[prompt_column])
     if not _is_prompt(prompt):
-        allowed = f"text or chat messages (role, content); row {index} of {name} has {prompt!r:.80}"
+        allowed = f"text or chat messages (role, content); row {index} of {name} has {shown(prompt, 80)}"
         raise ConfigError(prompt_column, prompt, allowed)
     if answer_column in row:
         row["answer"] = row[answer_column]

@@ -146,7 +146,7 @@ def _as_array(name: str, result: Any, size: int) -> NDArray[np.float64]:
             raise TypeError
         values = list(result)
     except TypeError as error:  # an array of no dimension has __len__ too
-        raise RewardError(f"reward {name!r} must return a list of {size} numbers or None, got {kind}") from error
+        raise RewardError(f"reward {name!r} must return a list of {size}, each a number or None, got {kind}") from error
     if len(values) != size:
         raise RewardError(f"reward {name!r} returned {len(values)} results for {size} completions")
     return np.array([_as_float(name, row, value) for row, value in enumerate(values)], dtype=np.float64)
@@ -158,7 +158,7 @@ def _as_float(name: str, row: int, value: Any) -> float:
     try:
         if isinstance(value, str | bytes | bytearray) or getattr(value, "shape", ()) != ():
             raise TypeError
-        number = float(value)
+        number = float(value.detach() if hasattr(value, "detach") else value)
     except OverflowError:
         return math.nan
     except (TypeError, ValueError) as error:

@@ -205,7 +205,8 @@ CONTAINERS = {
 def plain(value):
     if value is None or (isinstance(value, int) and abs(value) > 10**308):
         return math.nan
-    return float(value) if math.isfinite(float(value)) else math.nan
+    number = float(value.item() if isinstance(value, torch.Tensor) else value)
+    return number if math.isfinite(number) else math.nan
 
 
 @pytest.mark.parametrize("kind", SCALARS)

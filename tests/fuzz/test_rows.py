@@ -154,6 +154,19 @@ def test_a_prompt_that_is_none_is_named_by_row_and_column(refused, column, case)
     refused(caught.value, column, place, wrong, names=f"row {place} of train_dataset")
 
 
+class Shy:
+    """Its repr raises."""
+
+    def __repr__(self):
+        raise OSError("not now")
+
+
+@pytest.mark.parametrize("wrong", [10**5000, Shy(), [10**5000], [{"role": "user", "content": Shy()}]], ids=lambda _: "")
+def test_a_prompt_that_cannot_even_be_printed_is_named(wrong):
+    with pytest.raises(ConfigError, match=rf"^prompt=<{type(wrong).__name__}> .*row 1 of the dataset has <"):
+        with_prompts(as_rows([{"prompt": "1"}, {"prompt": wrong}]))
+
+
 @given(size=st.integers(10**4, 10**6), place=st.integers(0, 2))
 def test_a_huge_prompt_is_named_without_being_printed(refused, size, place):
     rows = [{"prompt": "1"}, {"prompt": "2"}, {"prompt": "3"}]
@@ -239,6 +252,7 @@ GARBAGE = {
     "cut": st.integers(1, 25).map(lambda end: '{"prompt": "1", "answer": "2"}'[:end]),
     "two on a line": st.just('{"prompt": "1"} {"prompt": "2"}'),
     "no quotes": st.sampled_from(["{prompt: 1}", "{'prompt': '1'}", '{"prompt": undefined}', '{"prompt": "1",}']),
+    "endless": st.integers(4301, 9999).map(lambda digits: '{"prompt": "1", "answer": ' + "7" * digits + "}"),
     "control characters": st.sampled_from(['{"prompt": "\x00"}', '{"prompt": "1\t2"}', "\x00", "\x1a"]),
 }
 
