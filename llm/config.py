@@ -232,8 +232,9 @@ def _check_minibatch(config: LLMConfig) -> None:
 
 
 def _check_texts_and_rewards(config: LLMConfig) -> None:
-    if config.reward_weights is not None and len(config.reward_weights) != len(config.reward):
-        raise ConfigError("reward_weights", config.reward_weights, f"one weight for each of reward={config.reward}")
+    weights = config.reward_weights
+    if weights is not None and (len(weights) != len(config.reward) or not any(weights)):
+        raise ConfigError("reward_weights", weights, f"one weight for each of reward={config.reward}, not all 0")
     if config.overlong_tokens >= config.max_completion_tokens:
         allowed = f"below max_completion_tokens={config.max_completion_tokens}"
         raise ConfigError("overlong_tokens", config.overlong_tokens, allowed)

@@ -99,8 +99,8 @@ def call(name: str, function: RewardFunction, offered: Mapping[str, Any]) -> Any
     arguments, named = _arguments(name, function, offered, columns)
     try:
         result = function(*arguments, **named)
-    except SystemExit as error:  # exit() in a judge is no reason to end the run as if it were complete
-        raise RuntimeError(f"SystemExit: {error}") from error
+    except BaseException as error:
+        raise _tamed(error) from error
     if inspect.isawaitable(result):
         return asyncio.run_coroutine_threadsafe(_awaited(result), _event_loop(os.getpid()))
     return getattr(result, "detach", lambda: result)()
@@ -167,11 +167,18 @@ def _unread(parameter: inspect.Parameter) -> bool:
     return parameter.name.startswith("_") and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
 
 
+def _tamed(error: BaseException) -> BaseException:
+    """An exception of a function; one that ends programs, exit() in a judge say, as an ordinary one."""
+    if isinstance(error, Exception | KeyboardInterrupt):
+        return error
+    return RuntimeError(f"{type(error).__name__}: {error}")
+
+
 async def _awaited(result: Any) -> Any:
     try:
         return await result
-    except SystemExit as error:  # which would end the loop and leave everybody waiting
-        raise RuntimeError(f"SystemExit: {error}") from error
+    except BaseException as error:  # one that is no Exception would end the loop and leave everybody waiting
+        raise _tamed(error) from error
 
 
 @functools.lru_cache(maxsize=1)

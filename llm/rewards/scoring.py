@@ -128,7 +128,7 @@ def _noting(name: str, errors: dict[str, str]) -> Iterator[None]:
         raise
     except Exception as error:
         errors[name] = f"{type(error).__name__}: {error}"
-        _log_once(name, errors[name], error)
+        _log_once(f"reward {name!r} raised {errors[name]}", error)
 
 
 def _check_functions(functions: Sequence[tuple[str, RewardFunction]], weights: Sequence[float]) -> None:
@@ -149,7 +149,11 @@ def _as_array(name: str, result: Any, size: int) -> NDArray[np.float64]:
         raise RewardError(f"reward {name!r} must return a list of {size}, each a number or None, got {kind}") from error
     if len(values) != size:
         raise RewardError(f"reward {name!r} returned {len(values)} results for {size} completions")
-    return np.array([_as_float(name, row, value) for row, value in enumerate(values)], dtype=np.float64)
+    numbers = np.array([_as_float(name, row, value) for row, value in enumerate(values)], dtype=np.float64)
+    nowhere = int(np.isnan(numbers).sum()) - sum(value is None for value in values)
+    if nowhere:
+        _log_once(f"reward {name!r} returned NaN or an infinite number; such items count as without a verdict")
+    return numbers
 
 
 def _as_float(name: str, row: int, value: Any) -> float:
@@ -177,10 +181,13 @@ def _weighted_sum(
     return total, np.isfinite(total)
 
 
-def _log_once(name: str, message: str, error: Exception) -> None:
-    line = f"reward {name!r} raised {message}"
-    if line not in _logged and len(_logged) < _LOGGED_AT_MOST:
-        _logged.add(line)
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        logger.error("%s (%s, line %s); its items are excluded", line, place.filename, place.lineno)
-        logger.debug("where %s was raised:", message, exc_info=error)
+def _log_once(line: str, error: Exception | None = None) -> None:
+    if line in _logged or len(_logged) >= _LOGGED_AT_MOST:
+        return
+    _logged.add(line)
+    if error is None:
+        logger.warning("%s", line)
+        return
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    logger.error("%s (%s, line %s); its items are excluded", line, place.filename, place.lineno)
+    logger.debug("where it was raised:", exc_info=error)

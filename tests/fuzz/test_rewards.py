@@ -277,7 +277,12 @@ def test_an_item_that_is_no_number_is_named_by_function_and_place(refused, value
     refused(caught.value, place, value)
 
 
+class Ends(BaseException):
+    """Not an Exception."""
+
+
 EXCEPTIONS = [
+    *(Ends, GeneratorExit, asyncio.CancelledError),
     *(ValueError, KeyError, StopIteration, StopAsyncIteration, ZeroDivisionError, AssertionError, OSError, MemoryError),
     *(
         RecursionError,
@@ -310,7 +315,7 @@ def test_an_exception_at_the_nth_call_costs_that_call_alone(refused, kind, error
         batch = score(functions, [1.0, 0.0], prompts, completions, columns)
         assert batch.by_function["other"].tolist() == [0.0, 0.0]
         if number == at:
-            assert error.__name__ in batch.errors["judge"] or "Stop" in error.__name__
+            assert error.__name__.split(".")[-1] in batch.errors["judge"] or "Stop" in error.__name__
             assert (batch.excluded["judge"], batch.valid.tolist()) == (2, [False, False])
             refused(RewardError(batch.errors["judge"]), kind, error.__name__, at, text)
         else:

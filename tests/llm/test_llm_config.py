@@ -46,6 +46,7 @@ def test_preset_of_the_tiny_model_leaves_other_models_alone():
         ({"objective": "reinforce"}, "objective='reinforce'"),
         ({"reward": ()}, "reward=()"),
         ({"reward_weights": (1.0, 2.0)}, "reward_weights"),
+        ({"reward_weights": (0.0,)}, "reward_weights"),
         ({"prompt_template": "Answer:"}, "prompt_template"),
         ({"overlong_tokens": 4096}, "overlong_tokens"),
         ({"engine": "sglang"}, "engine='sglang'"),

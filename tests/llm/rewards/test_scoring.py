@@ -82,6 +82,18 @@ def test_a_function_that_raises_has_no_verdicts_and_is_logged_once(caplog):
     assert len([record for record in caplog.records if "a message of this test alone" in record.message]) == 1
 
 
+def test_numbers_that_are_not_finite_are_warned_about_once(caplog):
+    def endless(completions):
+        return [math.inf, None, 1.0]
+
+    with caplog.at_level(logging.WARNING):
+        batches = [score([("endless", endless)], [1.0], ["p"] * 3, ["c"] * 3, {}) for _ in range(3)]
+    assert all(batch.excluded == {"endless": 2} for batch in batches)
+    assert [record.message for record in caplog.records] == [
+        "reward 'endless' returned NaN or an infinite number; such items count as without a verdict"
+    ]
+
+
 def test_a_function_that_exits_has_no_verdicts_and_ends_nothing():
     def leaves(completions):
         raise SystemExit(0)
