@@ -108,11 +108,18 @@ def test_engine_log_probs_leave_only_rounding(capsys):
     assert "engine mismatch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean"])
-def test_gradients_do_not_depend_on_the_micro_batch_size(aggregation):
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss_aggregation": "token-mean"},
+        {"loss_aggregation": "seq-mean"},
+        {"method": "m2po", "objective_kwargs": {"tau": 1e-4}},  # ranks the tokens of a minibatch
+    ],
+)
+def test_gradients_do_not_depend_on_the_micro_batch_size(settings):
     weights = []
     for budget in (16_384, 20):
-        trainer = make(tokens_per_micro_batch=budget, total_rollouts=32 * 3, loss_aggregation=aggregation, eval_every=0)
+        trainer = make(tokens_per_micro_batch=budget, total_rollouts=32 * 3, eval_every=0, **settings)
         trainer.train(progress_bar=False)
         weights.append(trainer.model.state_dict())
     for name in weights[0]:
