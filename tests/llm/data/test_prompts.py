@@ -1,5 +1,7 @@
 """From a row's prompt to tokens: templates, chats, system prompts."""
 
+import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -101,3 +103,27 @@ def test_an_end_of_text_that_a_tokenizer_adds_is_taken_off():
     )
     assert tokenizer("1=")["input_ids"][-1] == tokenizer.eos_token_id
     assert format_prompt("1=", tokenizer) == plain("1=")
+
+
+def test_the_templates_of_known_models_take_chats_and_those_that_drop_something_are_found_out():
+    trl = importlib.util.find_spec("trl") or pytest.skip("needs trl, for its chat templates")
+    user = {"role": "user", "content": 'Is 3 < 4?\n\nThink  hard: $\\frac{1}{2}$ "é" '}
+    answer, begun = ({"role": "assistant", "content": text} for text in ("<think>a</think> Yes", "So: <think>"))
+    system, tool = {"role": "system", "content": "Be\nnice."}, {"role": "tool", "content": "42"}
+    chats = {"twice": [user, answer, user], "begun": [user, begun], "told": [system, user], "tool": [user, tool]}
+    refused = {name: set() for name in chats}
+    for path in Path(trl.submodule_search_locations[0], "chat_templates").glob("*.jinja"):
+        if path.stem.endswith("_training"):
+            continue
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = path.read_text(encoding="utf-8")
+        for name, chat in chats.items():
+            try:
+                format_prompt(chat, tokenizer)
+            except ConfigError:
+                refused[name].add(path.stem)
+    parts_only = {"idefics3", "llava_next", "smolvlm"}  # they would leave a text out without a word
+    assert refused["twice"] == refused["begun"] == parts_only
+    assert refused["told"] == parts_only | {"gemma"}
+    assert {"phi3", "gemma"} < refused["tool"]
+    assert not {"qwen3", "llama3_1"} & refused["tool"]
