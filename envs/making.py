@@ -41,11 +41,13 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
     """
     if not isinstance(env, str):
         return _made_by(env)
+    if render_mode is not None:  # an environment that renders nothing need not know of it
+        kwargs["render_mode"] = render_mode
     register_tasks()
     register_robotics(env)
     with _quiet_model_warning():
         try:
-            return flatten_goal(gym.make(env, render_mode=render_mode, disable_env_checker=True, **kwargs))
+            return flatten_goal(gym.make(env, disable_env_checker=True, **kwargs))
         except (gym.error.NameNotFound, gym.error.VersionNotFound, gym.error.NamespaceNotFound) as error:
             raise ConfigError("env", env, f"an id registered with Gymnasium{_suggestion(env)}") from error
         except ConfigError:

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from small_envs import CountingEnv
+from small_envs import CountingEnv, IdentityEnv
 
 from r2vpo.envs.making import make_env
 from r2vpo.envs.state import capture_state, restore_state
@@ -88,6 +88,14 @@ def test_restoring_into_another_environment_is_refused():
         restore_state(pendulum, capture_state(hopper))
     with pytest.raises(ValueError, match="layers"):
         restore_state(gym.wrappers.ClipAction(hopper), capture_state(hopper))
+
+
+def test_an_id_whose_environment_takes_no_argument_is_made():
+    gym.register("NoArgument-v0", IdentityEnv)
+    try:
+        assert isinstance(make_env("NoArgument-v0").unwrapped, IdentityEnv)
+    finally:
+        del gym.registry["NoArgument-v0"]
 
 
 def test_known_model_warning_is_silent_and_others_are_not(recwarn, monkeypatch):
