@@ -125,5 +125,5 @@ def test_the_templates_of_known_models_take_chats_and_those_that_drop_something_
     parts_only = {"idefics3", "llava_next", "smolvlm"}  # they would leave a text out without a word
     assert refused["twice"] == refused["begun"] == parts_only
     assert refused["told"] == parts_only | {"gemma"}
-    assert {"phi3", "gemma"} < refused["tool"]
+    assert "phi3" in refused["tool"]
     assert not {"qwen3", "llama3_1"} & refused["tool"]
