@@ -206,7 +206,7 @@ class ControlConfig:
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""
         check_fields(self, ControlConfig)
-        check_objective(self)
+        check_objective(self, densities=True)
         check_dual(self, delta_is_given=False)
         _check_minibatch(self)
         _check_log_std(self)

@@ -47,7 +47,11 @@ More gradient steps would make the collector wait for the learner. With so few o
 holds the policy back: Hopper and Walker2d ended near 1000."""
 
 
-_OBJECTIVES = ("onesided", "spo", "clip_higher", "gppo", "topr", "cispo", "gspo", "none")
+_OBJECTIVES = (
+    *("onesided", "spo", "clip_higher", "gppo", "topr", "cispo", "gspo", "none"),
+    *("sapo", "m2po", "vespo", "asymre", "log2"),
+)
+"""Those with a name of their own in comparisons, NAME on-policy and NAME-off off-policy."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "r2vpo": {"algo": "off-policy", "objective": "r2vpo"},
@@ -95,7 +99,8 @@ def config_dict(config: ControlConfig) -> dict[str, Any]:
 
 def warn_of_stale_anchor(config: ControlConfig) -> None:
     """On-policy, the penalty would hold each policy near the one before the last, and so undo the last update."""
-    if config.overlap and config.algo == "on-policy" and config.objective in ("r2vpo", "spo"):
+    stale = config.overlap and config.algo == "on-policy" and config.anchor == "behaviour"
+    if stale and config.objective in ("r2vpo", "spo", "onesided"):
         warnings.warn(
             "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then "
             "pulls the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a "

@@ -402,3 +402,8 @@ def test_command_line_errors_are_one_line_without_a_traceback(words, said, capsy
     assert said in (captured.err + captured.out).replace("\n", " ")
     assert "Traceback" not in captured.err + captured.out
     assert not list(tmp_path.iterdir())
+
+
+def test_objectives_of_probabilities_are_refused():
+    with pytest.raises(ConfigError, match=r"objective='dppo' .* the density of a continuous action is no probability"):
+        R2VPO("Pendulum-v1", objective="dppo")
