@@ -128,8 +128,9 @@ class ControlConfig:
     anchor: Anchor = "behaviour"
     """Where the ratio is 1. behaviour: at the policy that acted, the paper's literal form; proximal: at the policy that
     the update starts from, and the surrogate weighs samples by how likely that policy is to act so (decoupled)."""
-    estimates: Count = 1
-    """How often an update estimates values, GAE and targets anew: before so many equal parts of its gradient steps."""
+    estimates: Count = 8
+    """How often an update estimates values, GAE and targets, before so many equal parts of its gradient steps; with
+    replay_advantages="stored" they stay as they are."""
 
     num_envs: Count = 8
     """Environments stepped side by side."""
@@ -166,7 +167,7 @@ class ControlConfig:
 
     hidden_sizes: Annotated[tuple[Count, ...], MinLen(1)] = (64, 64)
     """Width of each hidden tanh layer, in the actor and in the critic."""
-    log_std_init: LogStd = 0.0
+    log_std_init: LogStd = -0.5
     """First logarithm of the action standard deviation."""
     log_std_min: LogStd = -5.0
     """Lower bound of the log standard deviation; higher keeps more exploration."""
@@ -210,8 +211,6 @@ class ControlConfig:
         check_dual(self, delta_is_given=False)
         _check_minibatch(self)
         _check_log_std(self)
-        if self.estimates > 1 and self.algo == "off-policy" and self.replay_advantages == "stored":
-            raise ConfigError("estimates", self.estimates, "1 with replay_advantages='stored', which keeps them")
 
     @property
     def rollout_size(self) -> int:

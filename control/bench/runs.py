@@ -19,6 +19,7 @@ SB3_BUDGET: dict[str, Any] = {
     "algo": "on-policy",
     "minibatch_size": 64,
     "epochs": 10,
+    "estimates": 1,
     "learning_rate": 3e-4,
     "lr_schedule": "constant",
     "gradient_step": "compiled",

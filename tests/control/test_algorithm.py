@@ -16,7 +16,8 @@ SMALL = {"num_envs": 4, "rollout_steps": 32, "minibatch_size": 32, "epochs": 4, 
 
 @pytest.mark.parametrize(("algo", "steps"), [("on-policy", 16_000), ("off-policy", 40_000)])
 def test_identity_environment_is_solved(algo, steps):
-    model = R2VPO(IdentityEnv, algo=algo, gamma=0.5, learning_rate=3e-3, seed=1, **SMALL)
+    settings = {"gamma": 0.5, "learning_rate": 3e-3, "delta_per_dimension": 0.01, **SMALL}
+    model = R2VPO(IdentityEnv, algo=algo, seed=1, **settings)
     untrained = model.evaluate(20).mean
     model.learn(steps)
     assert untrained < -7.0

@@ -8,7 +8,6 @@ from small_envs import IdentityEnv
 
 from r2vpo.control import R2VPO
 from r2vpo.control.learner import equal_parts
-from r2vpo.errors import ConfigError
 from r2vpo.objectives import OBJECTIVES, hyperparameter_defaults, make_objective
 from r2vpo.replay import proximal_weights
 
@@ -69,6 +68,7 @@ def test_ratio_starts_at_one_on_data_of_any_age_and_the_surrogate_is_weighed():
 @pytest.mark.parametrize(("anchor", "level"), [("proximal", True), ("behaviour", False)])
 def test_age_enters_the_ratio_variance_only_at_the_behaviour_anchor(anchor, level):
     settings = {**SMALL, "rollout_steps": 256, "minibatch_size": 64, "dual": "fixed", "lam": 0.1, "epochs": 1}
+    settings |= {"estimates": 1, "log_std_init": 0.0}
     model = R2VPO(IdentityEnv, anchor=anchor, learning_rate=3e-3, lr_schedule="constant", **settings)
     model.learn(5 * 512)
     rollout, _ = model.collector.collect(256)
@@ -101,6 +101,10 @@ def test_estimates_follow_the_value_function_within_an_update(algo):
     assert not torch.equal(first, second)
 
 
-def test_stored_advantages_cannot_be_estimated_anew():
-    with pytest.raises(ConfigError, match=r"estimates=2 .* 1 with replay_advantages='stored'"):
-        R2VPO("Pendulum-v1", replay_advantages="stored", estimates=2)
+def test_stored_advantages_stay_as_they_are_within_an_update():
+    model = R2VPO(IdentityEnv, replay_advantages="stored", estimates=2, learning_rate=0.01, **SMALL)
+    learner, seen, original = model.learner, [], model.learner._estimate
+    learner._estimate = lambda stored: seen.append(original(stored)) or seen[-1]
+    learner.update(model.collector.collect(16)[0], 0.01)
+    (first, _), (second, _) = seen
+    assert torch.equal(first["advantage"], second["advantage"])

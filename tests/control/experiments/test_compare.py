@@ -30,7 +30,7 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
     pytest.importorskip("stable_baselines3", reason="needs stable-baselines3")
     command = CompareCommand(
         env=("Pendulum-v1",),
-        algos=("r2vpo-on", "sb3-ppo"),
+        algos=("r2vpo-off", "sb3-ppo"),
         seeds=1,
         total_steps=4_096,
         out=tmp_path / "out",
@@ -40,7 +40,7 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
     )
     document = compare(command)
     lines = read_results(tmp_path / "out" / "runs.jsonl")
-    assert {line["algo"] for line in lines} == {"r2vpo-on", "sb3-ppo"}
+    assert {line["algo"] for line in lines} == {"r2vpo-off", "sb3-ppo"}
     for line in lines:
         assert set(line) >= FIELDS
         assert len(line["eval_returns"]) == len(line["eval_returns_stochastic"]) == 2
@@ -49,11 +49,11 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
         assert -2_000 < line["returns"][-1] < 0
     assert json.loads((tmp_path / "copy.json").read_text()) == document
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
-    assert "r2vpo-on" in capsys.readouterr().out
+    assert "r2vpo-off" in capsys.readouterr().out
 
     # A line of another seed appears, and only its run is missing: nothing is trained twice.
     with (tmp_path / "out" / "runs.jsonl").open("a") as file:
-        file.write('{"algo": "r2vpo-on", "env": "Pend')  # a kill in the middle of a line
+        file.write('{"algo": "r2vpo-off", "env": "Pend')  # a kill in the middle of a line
     second = compare(command)
     assert second == document
 
