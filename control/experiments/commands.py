@@ -86,10 +86,10 @@ def _text(value: Any) -> str:
 class CompareCommand:
     """Train several algorithms on the same tasks, steps and seeds, and evaluate all of them alike.
 
-    Ours: r2vpo-off (also r2vpo), r2vpo-on, ppo-best (PPO under the same recipe), ppo (at the numbers of SB3), ppo-replay;
-    other objectives on-policy by their own names (onesided, spo, clip_higher, gppo, topr, cispo, gspo, none, sapo, m2po,
-    vespo, asymre, log2), off-policy as onesided-off and so on; and for speed r2vpo-off-overlap, r2vpo-on-overlap,
-    r2vpo-fast, ppo-fast.
+    Ours: r2vpo-off (also r2vpo), r2vpo-on, ppo-best (PPO under the same recipe), ppo (at the numbers of SB3) and
+    ppo-replay; other objectives on-policy by their own names (onesided, spo, clip_higher, gppo, topr, cispo, gspo,
+    none, sapo, m2po, vespo, asymre, log2), off-policy as onesided-off and so on; and for speed r2vpo-off-overlap,
+    r2vpo-on-overlap, r2vpo-fast, ppo-fast.
     Stable-Baselines3 and sb3-contrib where installed: sb3-ppo, sb3-trpo, sb3-sac, sb3-td3; and SB3's PPO with our
     objective in place of its own, r2vpo-sb3, and with replay besides, r2vpo-sb3-off.
     Tianshou 2 where installed: tianshou-ppo, its PPO under the recipe of its authors' MuJoCo benchmark.
