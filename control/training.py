@@ -64,7 +64,7 @@ def train(
                 metrics = _iterate(run, collector, callback, stop)
                 run.train_seconds += time.perf_counter() - started
                 if config.eval_every and run.num_timesteps % config.eval_every < config.rollout_size:
-                    metrics |= scores(evaluate, EVALUATION_EPISODES)
+                    metrics |= _scores_on_the_way(run, evaluate)
                 _report(run, metrics, line)
                 if directory is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                     directory.save_checkpoint(run.snapshot())
@@ -132,6 +132,16 @@ def _report(run: TrainingRun, metrics: dict[str, Any], line: LiveLine) -> None:
     run.metrics = {**head, "steps_per_second": speed, **metrics}
     if run.directory is not None:
         run.directory.append_metrics(run.metrics)
+
+
+def _scores_on_the_way(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> dict[str, float]:
+    """Of an evaluation while training; nothing where it fails, and training goes on."""
+    try:
+        return scores(evaluate, EVALUATION_EPISODES)
+    except Exception as error:  # whatever an environment raises in it
+        reason = f"{type(error).__name__}: {error}"
+        warnings.warn(f"no evaluation at step {run.num_timesteps:,}: {reason}; training goes on", stacklevel=3)
+        return {}
 
 
 def scores(evaluate: Callable[..., EvaluationResult], episodes: int) -> dict[str, float]:

@@ -20,9 +20,9 @@ def proximal_weights(log_prob: Tensor, old_log_prob: Tensor, cap: float = 1.0) -
     """Weights with which replayed samples enter an update whose ratio starts at 1 (decoupled, arXiv 2110.00641, Eq. 7).
 
     The ratio is taken from ``pi_prox``, the policy that the update starts from, and ``w = min(cap, pi_prox / pi_off)``
-    multiplies the advantage: ``J = w A r - lambda (r - 1)^2`` with ``r = pi / pi_prox``. Objectives are homogeneous in
-    the advantage, so none of them has to know. The penalty then holds the policy to where it is, not to where it was
-    when the data was collected, and the age of a sample does not enter ``E[(r - 1)^2]``.
+    multiplies the advantage: ``J = w A r - lambda (r - 1)^2`` with ``r = pi / pi_prox``. Penalties apart, objectives
+    are homogeneous in the advantage, so none of them has to know. The penalty then holds the policy to where it is, not
+    to where it was when the data was collected, and the age of a sample does not enter ``E[(r - 1)^2]``.
 
     Args:
         log_prob: Of the policy that the update starts from, any shape.

@@ -85,12 +85,12 @@ def _seeds_label(parent: Path, runs: Sequence[PlottedRun]) -> str:
 def plot_comparison(lines: Sequence[Line], output: Path) -> Path:
     """One panel a task: IQM over seeds and its bootstrap interval as a band.
 
-    Of the evaluations while training where every line has them, else of the training return.
+    Of the evaluations while training where all lines of a band have the same, else of the training return.
     """
     from matplotlib.ticker import EngFormatter
 
     groups = grouped(lines)
-    evaluated = all("evaluation_steps" in line for line in lines)
+    evaluated = all(_same_evaluations(runs) for runs in groups.values())
     envs = list(dict.fromkeys(env for env, _ in groups))
     labels = list(dict.fromkeys(label for _, label in groups))
     columns = len(envs) if len(envs) <= _FEW_TASKS else -(-len(envs) // _panel_rows(len(envs)))
@@ -126,6 +126,10 @@ def _seeds_text(groups: Sequence[Sequence[Line]]) -> str:
     if counts == [1]:
         return "1 seed"
     return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _same_evaluations(runs: Sequence[Line]) -> bool:
+    return len({tuple(run.get("evaluation_steps", ())) for run in runs}) == 1 and "evaluation_steps" in runs[0]
 
 
 def _draw(axis: Any, runs: Sequence[Line], color: str, label: str, evaluated: bool) -> None:

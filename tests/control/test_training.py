@@ -119,3 +119,14 @@ def test_evaluations_while_training_leave_it_as_it_is(tmp_path):
     scores = {line["step"]: line["eval_return_mean"] for line in evaluated if "eval_return_mean" in line}
     assert list(scores) == [2 * ITERATION, 4 * ITERATION]
     assert scores[4 * ITERATION] == score
+
+
+def test_an_evaluation_on_the_way_that_fails_ends_nothing(tmp_path, monkeypatch):
+    settings = {"run_dir": tmp_path / "run", "total_steps": 2 * ITERATION, "eval_every": ITERATION, **SMALL}
+    model = R2VPO("Pendulum-v1", **settings)
+    monkeypatch.setattr(model, "evaluate", lambda *_, **__: 1 / 0)
+    with pytest.warns(UserWarning, match=r"no evaluation at step .*: ZeroDivisionError: .*; training goes on"):
+        model.learn()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert not any("eval_return_mean" in line for line in lines)
