@@ -24,8 +24,27 @@ from r2vpo.replay import ReplayBuffer, proximal_weights
 
 
 @dataclass
+class Trajectories:
+    """Rollouts laid end to end, T steps of N environments in all, as they stay within an update."""
+
+    inputs: Tensor
+    """Standardised observations, ``[T * N, D]``."""
+    actions: Tensor
+    old_log_prob: Tensor
+    rewards: NDArray[np.float64]
+    """Scaled, ``[T, N]``."""
+    terminated: NDArray[np.bool_]
+    done: NDArray[np.bool_]
+    """Where the next row does not go on from this one: episodes end, and so does each rollout."""
+    final_inputs: Tensor
+    """What really followed there, standardised, ``[K, D]``, in row-major order of ``done``."""
+    stale: int
+    """How many of the T steps, the first ones, an older policy than the current one took."""
+
+
+@dataclass
 class Estimator:
-    """Advantages and value targets of one rollout under the current networks and statistics."""
+    """Advantages and value targets of rollouts under the current networks and statistics."""
 
     policy: GaussianPolicy
     value_function: ValueFunction
@@ -34,46 +53,69 @@ class Estimator:
     gae_lambda: float
     trace_cap: float
 
-    @torch.no_grad()
-    def estimate(self, rollout: Rollout, stale: bool) -> dict[str, Tensor]:
-        """Samples of one rollout, flattened to ``[T * N, ...]``.
+    def lay_out(self, rollouts: Sequence[Rollout], stale: int) -> Trajectories:
+        """Rollouts as collected, oldest first; an older policy than the current one took the first ``stale``."""
 
-        Args:
-            rollout: As collected.
-            stale: Whether an older policy than the current one acted; its traces are then weighted by the truncated
-                ratios (see :func:`r2vpo.advantages.offpolicy_estimates`).
+        def joined(name: str) -> Tensor:
+            return torch.cat([rollout[name] for rollout in rollouts])
+
+        ended = [_ended(rollout) for rollout in rollouts]
+        return Trajectories(
+            self.policy.normalizer(joined("observations").flatten(0, 1)),
+            joined("actions").flatten(0, 1),
+            joined("old_log_prob").flatten(),
+            self.reward_scaler(joined("rewards").numpy()),
+            joined("terminated").numpy(),
+            np.concatenate([done for done, _ in ended]),
+            self.policy.normalizer(torch.cat([final for _, final in ended])),
+            sum(len(rollout["done"]) for rollout in rollouts[:stale]),
+        )
+
+    @torch.no_grad()
+    def estimate(self, trajectories: Trajectories) -> dict[str, Tensor]:
+        """What the samples are worth, each ``[T * N]``.
+
+        Traces of stale steps are weighted by the truncated ratios (see :func:`r2vpo.advantages.offpolicy_estimates`).
 
         Returns:
-            ``observations``, ``actions``, ``old_log_prob``, ``advantage`` (not normalised), ``reward_sum`` (the part of
-            it that would be left if the value function were 0) and ``value_target``.
+            ``advantage`` (not normalised), ``reward_sum`` (the part of it that would be left if the value function
+            were 0) and ``value_target``.
         """
-        terminated, done = rollout["terminated"].numpy(), rollout["done"].numpy()
-        observations, actions = rollout["observations"].flatten(0, 1), rollout["actions"].flatten(0, 1)
-        values = self._values(observations).reshape(done.shape)
-        rewards = self.reward_scaler(rollout["rewards"].numpy())
-        log_ratio = np.zeros(done.shape)
+        rewards, terminated, done = trajectories.rewards, trajectories.terminated, trajectories.done
+        values = self._values(trajectories.inputs).reshape(done.shape)
+        log_ratio, stale = np.zeros(done.shape), trajectories.stale
         if stale:
-            log_prob = self.policy.log_prob({"observations": observations, "actions": actions}).view(done.shape)
-            log_ratio = (log_prob - rollout["old_log_prob"]).double().numpy()
+            inputs, actions, old_log_prob = (
+                part[: stale * done.shape[1]]
+                for part in (trajectories.inputs, trajectories.actions, trajectories.old_log_prob)
+            )
+            moved = self.policy.log_prob_standardised(inputs, actions) - old_log_prob
+            log_ratio[:stale] = moved.double().view(stale, -1).numpy()
         traces = {"gamma": self.gamma, "gae_lambda": self.gae_lambda}
-        last_values, final_values = (self._values(rollout[f"{which}_observations"]) for which in ("last", "final"))
-        advantages, targets, weights = offpolicy_estimates(
-            rewards, values, last_values, final_values, terminated, done, log_ratio, **traces, cap=self.trace_cap
-        )
         nothing = np.zeros_like(values)
+        final_values = self._values(trajectories.final_inputs)
+        advantages, targets, weights = offpolicy_estimates(
+            rewards, values, nothing[0], final_values, terminated, done, log_ratio, **traces, cap=self.trace_cap
+        )
         reward_sums = generalized_advantages(
             rewards, nothing, nothing, terminated, done, **traces, trace_weights=weights
         )
         estimates = {"advantage": advantages, "reward_sum": reward_sums, "value_target": targets}
-        return {
-            "observations": observations,
-            "actions": actions,
-            "old_log_prob": rollout["old_log_prob"].flatten(),
-            **{name: torch.from_numpy(array).float().flatten() for name, array in estimates.items()},
-        }
+        return {name: torch.from_numpy(array).float().flatten() for name, array in estimates.items()}
 
-    def _values(self, observations: Tensor) -> NDArray[np.float64]:
-        return self.value_function(observations).double().numpy()
+    def _values(self, inputs: Tensor) -> NDArray[np.float64]:
+        return self.value_function.forward_standardised(inputs).double().numpy()
+
+
+def _ended(rollout: Rollout) -> tuple[NDArray[np.bool_], Tensor]:
+    """``done`` with the last row cut as by a time limit, and the observations that followed where it is True."""
+    done = rollout["done"].numpy().copy()
+    following, ended = rollout["last_observations"].clone(), rollout["done"][-1]
+    finals = rollout["final_observations"]
+    before = len(finals) - int(ended.sum())
+    following[ended] = finals[before:]
+    done[-1] = True
+    return done, torch.cat([finals[:before], following])
 
 
 def join_samples(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -148,14 +190,14 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.reward_scaler.update(rollout["rewards"].numpy(), rollout["done"].numpy())
-        stored = self._store(rollout)
-        anchor: dict[str, Tensor] = {}
+        samples, trajectories, spread = self._buffered(rollout)
+        samples |= self._anchor(samples)
         for steps in equal_parts(self._gradient_steps(), self.config.estimates):
-            samples, spread = self._estimate(stored)
-            samples["observations"] = self.policy.normalizer(samples["observations"])
-            anchor = anchor or self._anchor(samples)
+            if trajectories is not None:
+                samples |= self.estimator.estimate(trajectories)
+                spread = self._standardise(samples)
             self.updater.dual.share = delta_share * signal_share(**spread, floor=self._reward_floor)
-            for minibatch in self._minibatches(samples | anchor, steps):
+            for minibatch in self._minibatches(samples, steps):
                 self.updater.step([minibatch], count=self.config.minibatch_size)
         summary = self.updater.summary()
         if not summary["gradient_steps"]:
@@ -196,27 +238,29 @@ class Learner:
         self.buffer.load_state_dict(state["buffer"])
         self.reward_scaler.load_state_dict(state["reward_scaler"])
 
-    def _store(self, rollout: Rollout) -> dict[str, float]:
-        """Put a rollout into the buffer; how much its advantages varied where they are stored with it, else nothing."""
-        stored, spread = rollout, {}
-        if self.config.replay_advantages == "stored":
-            stored = self.estimator.estimate(rollout, self.config.overlap)
-            spread = self._standardise(stored)
-        self.buffer.add(stored, rollout["done"].numel())
-        return spread
+    def _buffered(self, rollout: Rollout) -> tuple[dict[str, Tensor], Trajectories | None, dict[str, float]]:
+        """Put a rollout into the buffer.
 
-    def _estimate(self, stored: dict[str, float]) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Samples of the whole buffer, in the order of its positions, and how much their advantages varied."""
-        if stored:
-            samples, spread = join_samples(self.buffer.iterations), stored
-        else:
-            *older, newest = self.buffer.iterations
-            parts = [self.estimator.estimate(rollout, stale=True) for rollout in older]
-            # Collected ahead, even the newest rollout is by the policy of one update ago.
-            parts.append(self.estimator.estimate(newest, stale=self.config.overlap))
-            samples = join_samples(parts)
+        Returns:
+            Samples of the whole buffer in the order of its positions, and the trajectories to estimate their worth
+            from; or None in their place, where that is stored with the samples, and how much the newest varied.
+        """
+        # Collected ahead, even the newest rollout is by the policy of one update ago.
+        newest_is_stale, size = int(self.config.overlap), rollout["done"].numel()
+        if self.config.replay_advantages == "stored":
+            samples = {name: rollout[name].flatten(0, 1) for name in ("observations", "actions", "old_log_prob")}
+            samples |= self.estimator.estimate(self.estimator.lay_out([rollout], newest_is_stale))
             spread = self._standardise(samples)
-        return {**samples, "age": self.buffer.ages()}, spread
+            self.buffer.add(samples, size)
+            samples, trajectories = join_samples(self.buffer.iterations), None
+            samples["observations"] = self.policy.normalizer(samples["observations"])
+        else:
+            self.buffer.add(rollout, size)
+            rollouts, spread = self.buffer.iterations, {}
+            trajectories = self.estimator.lay_out(rollouts, len(rollouts) - 1 + newest_is_stale)
+            inputs, actions = trajectories.inputs, trajectories.actions
+            samples = {"observations": inputs, "actions": actions, "old_log_prob": trajectories.old_log_prob}
+        return {**samples, "age": self.buffer.ages()}, trajectories, spread
 
     @torch.no_grad()
     def _anchor(self, samples: dict[str, Tensor]) -> dict[str, Tensor]:

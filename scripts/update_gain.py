@@ -67,7 +67,8 @@ class GainTrace(BaseCallback):
         update = self.model.learner.update
 
         def measured(rollout: Rollout, *arguments: Any) -> dict[str, Any]:
-            raw = self.model.learner.estimator.estimate(rollout, stale=False)["advantage"]
+            estimator = self.model.learner.estimator
+            raw = estimator.estimate(estimator.lay_out([rollout], stale=0))["advantage"]
             advantage, batch = standardised(raw), _batch(rollout)
             held_out = self._held_out(batch, advantage)
             acting = copy.deepcopy(self.model.policy)

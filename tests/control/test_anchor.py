@@ -47,11 +47,9 @@ def test_ratio_starts_at_one_on_data_of_any_age_and_the_surrogate_is_weighed():
         learner.update(rollouts[1], 0.0)
     pairs = []
     for learner in (model.learner, plain.learner):
-        learner.buffer.add(rollouts[2], 32)
         learner.generator.manual_seed(0)
-        samples, _ = learner._estimate({})
-        samples["observations"] = learner.policy.normalizer(samples["observations"])
-        samples |= learner._anchor(samples)
+        samples, trajectories, _ = learner._buffered(rollouts[2])
+        samples |= learner.estimator.estimate(trajectories) | learner._anchor(samples)
         pairs.append((samples, next(learner._minibatches(samples, 1))))
     (anchored, first), (behaviour, second) = pairs
     with torch.no_grad():
@@ -85,26 +83,19 @@ def test_steps_are_cut_into_equal_parts(total, parts, sizes):
 def test_estimates_follow_the_value_function_within_an_update(algo):
     model = R2VPO(IdentityEnv, algo=algo, estimates=2, learning_rate=0.01, anchor="proximal", **SMALL)
     learner = model.learner
-    values, original = [], learner._estimate
-
-    def estimate(stored):
-        values.append(learner.value_function(learner.buffer.iterations[-1]["observations"]).detach().clone())
-        samples, spread = original(stored)
-        values.append(samples["value_target"][-32:].clone())
-        return samples, spread
-
-    learner._estimate = estimate
+    seen, original = [], learner.estimator.estimate
+    learner.estimator.estimate = lambda trajectories: seen.append(original(trajectories)) or seen[-1]
     summary = learner.update(model.collector.collect(16)[0], 0.01)
     assert summary["gradient_steps"] == 4
-    (before, first, after, second) = values
-    assert not torch.equal(before, after)
-    assert not torch.equal(first, second)
+    first, second = seen
+    assert not torch.equal(first["value_target"], second["value_target"])
+    assert torch.equal(first["reward_sum"], second["reward_sum"])
 
 
 def test_stored_advantages_stay_as_they_are_within_an_update():
     model = R2VPO(IdentityEnv, replay_advantages="stored", estimates=2, learning_rate=0.01, **SMALL)
-    learner, seen, original = model.learner, [], model.learner._estimate
-    learner._estimate = lambda stored: seen.append(original(stored)) or seen[-1]
+    learner, seen, original = model.learner, [], model.learner._minibatches
+    learner._minibatches = lambda samples, steps: seen.append(samples["advantage"]) or original(samples, steps)
     learner.update(model.collector.collect(16)[0], 0.01)
-    (first, _), (second, _) = seen
-    assert torch.equal(first["advantage"], second["advantage"])
+    first, second = seen
+    assert torch.equal(first, second)

@@ -14,13 +14,15 @@ SMALL = {"num_envs": 1, "rollout_steps": 8, "minibatch_size": 8, "epochs": 1, "n
 
 
 def estimate(model, rollout, stale=False):
-    return model.learner.estimator.estimate(rollout, stale)
+    estimator = model.learner.estimator
+    return estimator.estimate(estimator.lay_out([rollout], int(stale)))
 
 
 @pytest.mark.parametrize("end", ["terminate", "truncate"])
 def test_truncation_bootstraps_from_the_true_final_observation(end):
     model = R2VPO(lambda: CountingEnv(3, end), gamma=0.9, gae_lambda=1.0, normalize_observations=False, **SMALL)
-    model.learner.value_function.forward = lambda observations: observations[..., 0]  # V(s) is the observation
+    # V(s) is the observation
+    model.learner.value_function.forward_standardised = lambda observations: observations[..., 0]
     rollout, finished = model.collector.collect(8)
     # episodes of three steps: observations 0 1 2 | 100 101 102 | 200 201, next 202; finals 3 and 103
     assert rollout["observations"].flatten().tolist() == [0, 1, 2, 100, 101, 102, 200, 201]
@@ -43,9 +45,22 @@ def test_reward_sums_are_what_is_left_of_advantages_without_a_value_function(end
     model = R2VPO(lambda: CountingEnv(3, end), gamma=0.9, gae_lambda=0.5, normalize_observations=False, **SMALL)
     rollout, _ = model.collector.collect(8)  # episodes of three steps, and a reward of 1 for each
     assert estimate(model, rollout)["reward_sum"].tolist() == pytest.approx([1.6525, 1.45, 1] * 2 + [1.45, 1])
-    model.learner.value_function.forward = lambda observations: torch.zeros(observations.shape[:-1])
+    model.learner.value_function.forward_standardised = lambda observations: torch.zeros(observations.shape[:-1])
     samples = estimate(model, rollout)
     assert torch.equal(samples["advantage"], samples["reward_sum"])
+
+
+def test_rollouts_are_worth_the_same_together_as_each_alone():
+    model = R2VPO("Hopper-v5", num_envs=2, rollout_steps=64, minibatch_size=32)
+    rollouts = [model.collector.collect(64)[0] for _ in range(3)]
+    assert sum(len(rollout["final_observations"]) for rollout in rollouts) > 3
+    with torch.no_grad():
+        model.learner.policy.network[-1].bias.add_(0.1)
+    estimator = model.learner.estimator
+    together = estimator.estimate(estimator.lay_out(rollouts, stale=2))
+    alone = join_samples([estimate(model, rollout, stale) for rollout, stale in zip(rollouts, (1, 1, 0), strict=True)])
+    for name in together:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-5, atol=1e-5)
 
 
 def test_stale_data_of_an_unchanged_policy_gives_plain_advantages():
@@ -63,7 +78,7 @@ def test_stale_traces_are_cut_where_the_policy_moved_away():
     with torch.no_grad():
         model.learner.policy.network[-1].bias.add_(100.0)  # every stored action is now all but impossible
     stale = estimate(model, rollout, stale=True)
-    values = model.learner.value_function(fresh["observations"]).detach()
+    values = model.learner.value_function(rollout["observations"]).detach().flatten()
     torch.testing.assert_close(stale["value_target"], values, atol=1e-5, rtol=0)  # nothing is learned from it
     assert not torch.allclose(stale["advantage"], fresh["advantage"])
 
