@@ -31,7 +31,16 @@ from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
 from r2vpo.runs.checkpoint import load_tree, save_tree
 from r2vpo.update import PolicyUpdater
-from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_dual, check_fields, check_objective
+from r2vpo.validation import (
+    Anchor,
+    Count,
+    NonNegative,
+    ObjectiveKwargs,
+    Positive,
+    check_dual,
+    check_fields,
+    check_objective,
+)
 
 _ELSEWHERE = {
     ("r2vpo", "lam"): "the setting lam",
@@ -47,7 +56,7 @@ class R2VPO(PPO):
     Args:
         policy, env, ppo_arguments, ppo_settings: As for ``PPO``, names, order and defaults included. ``clip_range``
             belongs to ``objective="ppo_clip"``; others only have their ``clip_fraction`` measured against it.
-            ``target_kl`` ends an update early as in PPO, and has to be None with replay.
+            ``target_kl`` ends an update early as in PPO, and has to be None with replay at the behaviour anchor.
         objective: A name in :data:`r2vpo.objectives.OBJECTIVES`.
         objective_kwargs: Hyperparameters of that objective other than ``lam`` and ppo_clip's ``eps``.
         lam: First lambda, and as an attribute the current one. Larger holds the policy closer to the data.
@@ -57,6 +66,8 @@ class R2VPO(PPO):
         buffer_iterations: Rollouts kept for replay; 1 trains on the fresh one alone, drawn as SB3 draws it.
         utd: With replay, gradient samples per new sample as a multiple of ``n_epochs``, reached as the buffer fills.
         trace_cap: With replay, cap of the importance weights inside the advantages of older rollouts.
+        anchor: With replay, where the ratio is 1. ``behaviour``: at the policy that acted; ``proximal``: at the policy
+            that the update starts from, and ``min(1, pi / pi_off)`` of that policy weighs each advantage.
 
     Raises:
         ConfigError: A setting outside its range.
@@ -71,6 +82,7 @@ class R2VPO(PPO):
     buffer_iterations: Count
     utd: Positive
     trace_cap: Positive
+    anchor: Anchor
     replay_buffer: ReplayBuffer | None
 
     def __init__(
@@ -87,6 +99,7 @@ class R2VPO(PPO):
         buffer_iterations: int = 1,
         utd: float = 2.0,
         trace_cap: float = 1.0,
+        anchor: Anchor = "behaviour",
         **ppo_settings: Any,
     ) -> None:
         self.objective = objective
@@ -98,6 +111,7 @@ class R2VPO(PPO):
         self.buffer_iterations = buffer_iterations
         self.utd = utd
         self.trace_cap = trace_cap
+        self.anchor = anchor
         self.target_kl = None
         self.replay_buffer = None
         self._check_settings()
@@ -127,8 +141,8 @@ class R2VPO(PPO):
                 raise ConfigError(name, value, allowed)
         # Without an environment yet, SB3's __init__ comes back here with one.
         check_objective(self, densities=isinstance(getattr(self, "action_space", None), Box))
-        if self.buffer_iterations > 1 and self.target_kl is not None:
-            allowed = "None with buffer_iterations above 1: replayed samples are of policies several updates old"
+        if self.buffer_iterations > 1 and self.anchor == "behaviour" and self.target_kl is not None:
+            allowed = "None with anchor='behaviour' and replay, whose samples are of policies several updates old"
             raise ConfigError("target_kl", self.target_kl, allowed)
 
     def learn(
@@ -241,7 +255,7 @@ class R2VPO(PPO):
     def _replayed_passes(self, replay: ReplayBuffer) -> Iterator[Iterable[Minibatch]]:
         self.policy.set_training_mode(False)
         normalizer = self._vec_normalize_env
-        estimator = Reestimator(self.policy, normalizer, self.gamma, self.gae_lambda, self.trace_cap)
+        estimator = Reestimator(self.policy, normalizer, self.gamma, self.gae_lambda, self.trace_cap, self.anchor)
         older = [estimator.samples(rollout) for rollout in replay.iterations[:-1]]
         samples = joined([*older, fresh_samples(self.rollout_buffer)])
         passes = max(1, round(self.n_epochs * (1.0 + (self.utd - 1.0) * replay.fill)))

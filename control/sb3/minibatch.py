@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.spaces import Discrete
@@ -17,7 +17,22 @@ from r2vpo.advantages import standardised
 from r2vpo.objectives import Objective
 from r2vpo.update import Scored
 
-Minibatch = RolloutBufferSamples | DictRolloutBufferSamples
+
+class ReplayedSamples(NamedTuple):
+    """SB3's fields, ``[B]`` or ``[B, ...]``, of samples of any age."""
+
+    observations: PyTorchObs
+    actions: Tensor
+    old_values: Tensor
+    old_log_prob: Tensor
+    """Of the policy at which the ratio is 1."""
+    advantages: Tensor
+    returns: Tensor
+    weights: Tensor
+    """Of the advantages, after these are standardised."""
+
+
+Minibatch = RolloutBufferSamples | DictRolloutBufferSamples | ReplayedSamples
 
 
 class KLLimitReached(Exception):
@@ -76,7 +91,7 @@ class MinibatchScorer:
         return Scored(
             log_prob,
             minibatch.old_log_prob,
-            self._advantages(minibatch.advantages),
+            self._advantages(minibatch),
             auxiliary_loss=self.ent_coef * entropy_loss + self.vf_coef * value_loss,
         )
 
@@ -84,10 +99,11 @@ class MinibatchScorer:
         """Called before each pass over one rollout's worth of samples."""
         self.logs["approx_kl"].clear()
 
-    def _advantages(self, advantages: Tensor) -> Tensor:
-        if not self.normalize_advantage or len(advantages) < 2:
-            return advantages
-        return standardised(advantages)
+    def _advantages(self, minibatch: Minibatch) -> Tensor:
+        advantages = minibatch.advantages
+        if self.normalize_advantage and len(advantages) > 1:
+            advantages = standardised(advantages)
+        return advantages * minibatch.weights if isinstance(minibatch, ReplayedSamples) else advantages
 
     def _bounded(self, values: Tensor, old_values: Tensor) -> Tensor:
         if self.clip_range_vf is None:

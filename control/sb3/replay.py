@@ -20,13 +20,14 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from r2vpo.advantages import offpolicy_estimates
-from r2vpo.control.sb3.minibatch import Minibatch, evaluate_actions
+from r2vpo.control.sb3.minibatch import ReplayedSamples, evaluate_actions
 from r2vpo.errors import CheckpointError, ConfigError
+from r2vpo.replay import proximal_weights
+from r2vpo.validation import Anchor
 
 Rollout = dict[str, Tensor]
 Arrays = dict[str, np.ndarray]
@@ -148,6 +149,7 @@ class Reestimator:
         gamma: Discount.
         gae_lambda: Trace decay.
         trace_cap: Cap of the importance weights inside the advantages.
+        anchor: Where the ratio is 1: at the policy that acted, or, with weights for that, at today's.
     """
 
     policy: ActorCriticPolicy
@@ -155,9 +157,10 @@ class Reestimator:
     gamma: float
     gae_lambda: float
     trace_cap: float
+    anchor: Anchor = "behaviour"
 
     @torch.no_grad()
-    def samples(self, rollout: Rollout) -> RolloutBufferSamples:
+    def samples(self, rollout: Rollout) -> ReplayedSamples:
         """Everything of one rollout as one minibatch of T * N samples, on the CPU; ``old_values`` are today's.
 
         Advantages and value targets are those of :func:`r2vpo.advantages.offpolicy_estimates`.
@@ -165,25 +168,28 @@ class Reestimator:
         done, truncated = rollout["done"].numpy(), rollout["truncated"].numpy()
         observations = self._inputs(rollout, "observations", flat_steps=True)
         actions = rollout["actions"].flatten(0, 1).float()
-        values, log_prob = (x.view(done.shape).double().numpy() for x in self._evaluated(observations, actions))
+        values, log_prob = (x.view(done.shape) for x in self._evaluated(observations, actions))
         final_values = np.zeros(done.shape)
         final_values[truncated] = self._values(self._inputs(rollout, "final_observations"))
         rewards = rollout["rewards"].numpy()
         advantages, targets, _ = offpolicy_estimates(
             rewards if self.normalizer is None else self.normalizer.normalize_reward(rewards),
-            values,
+            values.double().numpy(),
             self._values(self._inputs(rollout, "last_observations")),
             final_values[done],
             done & ~truncated,
             done,
-            log_prob - rollout["old_log_prob"].double().numpy(),
+            (log_prob.double() - rollout["old_log_prob"].double()).numpy(),
             gamma=self.gamma,
             gae_lambda=self.gae_lambda,
             cap=self.trace_cap,
         )
-        flat = [torch.from_numpy(x.reshape(-1)).float() for x in (values, advantages, targets)]
-        old_log_prob = rollout["old_log_prob"].flatten()
-        return RolloutBufferSamples(_tree(observations), actions, flat[0], old_log_prob, flat[1], flat[2])
+        old_log_prob, weights = rollout["old_log_prob"], torch.ones(done.shape)
+        if self.anchor == "proximal":
+            old_log_prob, weights = log_prob, proximal_weights(log_prob, old_log_prob)
+        estimates = (torch.from_numpy(x).float() for x in (advantages, targets))
+        columns = (x.flatten() for x in (values, old_log_prob, *estimates, weights))
+        return ReplayedSamples(_tree(observations), actions, *columns)
 
     def _inputs(self, rollout: Rollout, name: str, flat_steps: bool = False) -> dict[str, Tensor]:
         arrays = {
@@ -211,18 +217,19 @@ class Reestimator:
         return torch.cat(values).double().cpu().numpy()
 
 
-def fresh_samples(buffer: RolloutBuffer) -> RolloutBufferSamples:
-    """The rollout just collected as one minibatch of T * N samples, as SB3 has it."""
+def fresh_samples(buffer: RolloutBuffer) -> ReplayedSamples:
+    """The rollout just collected as one minibatch of T * N samples, as SB3 has it; its ratio is 1 at either anchor."""
 
     def flat(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array.reshape(-1, *array.shape[2:]))
 
     observations = {key: flat(array) for key, array in _by_key(buffer.observations).items()}
-    rest = map(flat, (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns))
-    return RolloutBufferSamples(_tree(observations), flat(buffer.actions).float(), *rest)
+    weights = np.ones_like(buffer.log_probs)
+    rest = map(flat, (buffer.values, buffer.log_probs, buffer.advantages, buffer.returns, weights))
+    return ReplayedSamples(_tree(observations), flat(buffer.actions).float(), *rest)
 
 
-def joined(parts: list[Minibatch]) -> Minibatch:
+def joined(parts: list[ReplayedSamples]) -> ReplayedSamples:
     """Samples end to end."""
 
     def join(values: tuple[Any, ...]) -> Any:
@@ -230,7 +237,7 @@ def joined(parts: list[Minibatch]) -> Minibatch:
             return {key: torch.cat([value[key] for value in values]) for key in values[0]}
         return torch.cat(values)
 
-    return RolloutBufferSamples(*map(join, zip(*parts, strict=True)))
+    return ReplayedSamples(*map(join, zip(*parts, strict=True)))
 
 
 def check_rollout(rollout: Any, buffer: RolloutBuffer) -> None:

@@ -318,6 +318,49 @@ def test_images_beside_normalised_vectors_are_replayed():
         R2VPO("MlpPolicy", stacked, buffer_iterations=2, **SMALL).learn(64)
 
 
+class Anchors(R2VPO):
+    """Keeps the first minibatch of an update at either anchor, scored by the policy that it starts from."""
+
+    def train(self):
+        self.first = []
+        for anchor in ("behaviour", "proximal"):
+            self.anchor = anchor
+            torch.manual_seed(len(self.replay_buffer))
+            minibatch = next(iter(next(self._replayed_passes(self.replay_buffer))))
+            with torch.no_grad():
+                self.first.append((minibatch, MinibatchScorer(self.policy, True, 0.0, 0.5, 0.2, None, None)(minibatch)))
+        super().train()
+
+
+def test_at_the_proximal_anchor_the_ratio_starts_at_one_and_truncated_ratios_weigh_the_advantages():
+    settings = {**SMALL, "n_steps": 64, "batch_size": 192}
+    model = Anchors("MlpPolicy", shifted(), buffer_iterations=3, learning_rate=1e-2, **settings).learn(3 * 192)
+    (first, behaviour), (second, proximal) = model.first
+    assert torch.equal(first.actions, second.actions)
+    torch.testing.assert_close(proximal.log_prob, proximal.old_log_prob, rtol=0, atol=1e-5)
+    weight = (behaviour.log_prob - behaviour.old_log_prob).exp().clamp(max=1.0)
+    assert weight.min() < 0.9
+    torch.testing.assert_close(second.weights, weight, rtol=0, atol=1e-5)
+    torch.testing.assert_close(proximal.advantage, behaviour.advantage * weight, rtol=1e-4, atol=1e-4)
+    assert torch.equal(first.returns, second.returns)
+    log = recorded(model)
+    model.target_kl = 1e-4  # measured from where the update starts, it makes sense for samples of any age
+    model.learn(2 * 192, reset_num_timesteps=False)
+    assert 0 < log[-1]["train/gradient_steps"] < 12
+
+
+def test_the_anchors_are_the_same_on_a_fresh_rollout():
+    models = [
+        R2VPO("MlpPolicy", shifted(), buffer_iterations=2, anchor=anchor, learning_rate=1e-2, **SMALL).learn(96)
+        for anchor in ("behaviour", "proximal")
+    ]
+    assert_same_parameters(*models)
+    for model in models:
+        model.learn(96, reset_num_timesteps=False)
+    with pytest.raises(AssertionError):
+        assert_same_parameters(*models)
+
+
 def test_gradient_steps_grow_to_the_update_to_data_ratio():
     model = R2VPO("MlpPolicy", vec(IdentityEnv), buffer_iterations=3, utd=3.0, **SMALL)
     log = recorded(model)
@@ -373,6 +416,7 @@ def test_the_buffer_can_travel_inside_the_model_file(tmp_path):
         ({"delta": None}, "delta=None"),
         ({"buffer_iterations": 0}, "buffer_iterations=0"),
         ({"utd": 0.0}, "utd=0.0"),
+        ({"anchor": "nearest"}, "anchor must be one of behaviour, proximal"),
         ({"objective_kwargs": {"lam": 1.0}}, "the setting lam is its place"),
         ({"objective": "onesided", "objective_kwargs": {"lam": 1.0}}, "the setting lam is its place"),
         ({"objective": "spo", "objective_kwargs": {"eps": -1.0}}, "eps=-1.0"),
