@@ -1,4 +1,4 @@
-"""``r2vpo control train | evaluate | compare | study``."""
+"""``r2vpo control train | evaluate | compare | study | export``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -81,12 +82,13 @@ class EvaluateCommand:
     """Also write the result to this file."""
 
 
-_USAGE = """usage: r2vpo control {train,evaluate,compare,study} ...
+_USAGE = """usage: r2vpo control {train,evaluate,compare,study,export} ...
 
   train      train an agent: R²VPO on- or off-policy, or any objective of the core
   evaluate   evaluate a trained agent, and film it
   compare    train several algorithms, ours and Stable-Baselines3's, and compare them
   study      tasks x algorithms x seeds as a list on disk that can be stopped, extended and gone on with
+  export     write the policy as one ONNX or TorchScript file that runs without this library
 """
 
 
@@ -97,6 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         "evaluate": _evaluate,
         "compare": _compare,
         "study": _study,
+        "export": lambda words: int(import_module("r2vpo.control.sharing.export").main(words)),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")

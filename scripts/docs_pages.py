@@ -33,6 +33,7 @@ COMMANDS = (
     "control evaluate",
     "control compare",
     "control study",
+    "control export",
     "llm train",
     "llm evaluate",
     "llm compare",

@@ -1,0 +1,1 @@
+"""A trained policy outside this library: one file with everything inside, and a place on a hub."""
