@@ -162,6 +162,7 @@ class R2VPO(PPO):
                 gamma=self.gamma,
                 gae_lambda=self.lam,
                 trace_cap=self.settings.trace_cap,
+                anchor=self.settings.anchor,
             )
             for older in self.replay.iterations[:-1]
         ]
@@ -189,7 +190,8 @@ class R2VPO(PPO):
         entropy = self.actor.output_entropy
         value_loss = self._value_loss(self._value(observations), minibatch)
         auxiliary = (self.value_loss_coef * value_loss.sum() - self.entropy_coef * entropy.sum()) / self._count
-        scored = Scored(log_prob, minibatch["old_log_prob"], minibatch["advantages"], age=minibatch["age"])
+        advantages = minibatch["advantages"] * minibatch["weight"]
+        scored = Scored(log_prob, minibatch["old_log_prob"], advantages, age=minibatch["age"])
         means = {"value": value_loss, "surrogate": self._surrogate(scored), "entropy": entropy}
         if self.symmetry:
             means["symmetry"] = self.symmetry.compute_loss(

@@ -5,10 +5,11 @@ name in a sample          meaning                                            sha
 ========================  =================================================  ===========================
 ``observations``          raw, one tensor per observation group              TensorDict, batch size [n]
 ``actions``               as sampled, before any clipping                    ``[n, A]``
-``old_log_prob``          under the policy that acted, stored once           ``[n]``
+``old_log_prob``          under the policy at which the ratio is 1           ``[n]``
 ``values``                of the critic at the start of the update           ``[n]``
 ``returns``               value targets                                      ``[n]``
 ``advantages``            not normalised                                     ``[n]``
+``weight``                of the advantage, once that is normalised          ``[n]``
 ========================  =================================================  ===========================
 """
 
@@ -23,7 +24,8 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from r2vpo.advantages import offpolicy_estimates
-from r2vpo.replay import Iteration
+from r2vpo.replay import Iteration, proximal_weights
+from r2vpo.validation import Anchor
 
 _NOW, _LAST = "observations/", "last_observations/"
 
@@ -56,11 +58,10 @@ def stored_rollout(
 
 
 def fresh_samples(storage: RolloutStorage) -> TensorDict:
-    """Samples of the rollout in the storage, with rsl_rl's own returns; batch size [T * N]."""
+    """Samples of the rollout in the storage, with rsl_rl's own returns; batch size [T * N]. Either anchor is theirs."""
     values, returns = storage.values.squeeze(-1), storage.returns.squeeze(-1)
-    return _samples(
-        storage.observations, storage.actions, storage.actions_log_prob.squeeze(-1), values, returns, returns - values
-    )
+    log_prob, weight = storage.actions_log_prob.squeeze(-1), torch.ones_like(values)
+    return _samples(storage.observations, storage.actions, log_prob, values, returns, returns - values, weight)
 
 
 def replayed_samples(
@@ -71,6 +72,7 @@ def replayed_samples(
     gamma: float,
     gae_lambda: float,
     trace_cap: float,
+    anchor: Anchor = "behaviour",
 ) -> TensorDict:
     """Samples of an older rollout, with advantages and value targets of the current policy and critic.
 
@@ -81,6 +83,7 @@ def replayed_samples(
         log_prob: Of actions ``[n, A]`` at observations, batch size [n], under the current policy: ``[n]``.
         value: Of observations under the current critic: ``[n]``.
         gamma, gae_lambda, trace_cap: See :func:`r2vpo.advantages.offpolicy_estimates`.
+        anchor: Where the ratio is 1: at the policy that acted, or, with weights for that, at the current one.
 
     Returns:
         Samples, batch size [T * N].
@@ -89,7 +92,7 @@ def replayed_samples(
     observations = observation_groups(rollout, done.shape)
     flat = observations.flatten(0, 1)
     values = value(flat).view(done.shape)
-    log_ratio = log_prob(flat, rollout["actions"].flatten(0, 1)).view(done.shape) - rollout["old_log_prob"]
+    current, old_log_prob = log_prob(flat, rollout["actions"].flatten(0, 1)).view(done.shape), rollout["old_log_prob"]
     last_values = value(observation_groups(rollout, done.shape[1:], _LAST))
     # The recursion runs in NumPy on the host: [T, N] numbers, a few megabytes beside the observations that stay put.
     ended, own_values = done.cpu().numpy(), _host(values)
@@ -100,13 +103,16 @@ def replayed_samples(
         own_values[ended],
         (done & ~time_outs).cpu().numpy(),
         ended,
-        _host(log_ratio),
+        _host(current - old_log_prob),
         gamma=gamma,
         gae_lambda=gae_lambda,
         cap=trace_cap,
     )
-    estimates = (torch.from_numpy(array).to(values) for array in (returns, advantages))
-    return _samples(observations, rollout["actions"], rollout["old_log_prob"], values, *estimates)
+    weight = torch.ones_like(values)
+    if anchor == "proximal":
+        old_log_prob, weight = current, proximal_weights(current, old_log_prob)
+    targets, estimates = (torch.from_numpy(array).to(values) for array in (returns, advantages))
+    return _samples(observations, rollout["actions"], old_log_prob, values, targets, estimates, weight)
 
 
 def observation_groups(rollout: Mapping[str, Tensor], batch_size: torch.Size, prefix: str = _NOW) -> TensorDict:
@@ -122,7 +128,13 @@ def in_chunks(function: Callable[..., Tensor], size: int, *inputs: Tensor | Tens
 
 
 def _samples(
-    observations: TensorDict, actions: Tensor, old_log_prob: Tensor, values: Tensor, returns: Tensor, advantages: Tensor
+    observations: TensorDict,
+    actions: Tensor,
+    old_log_prob: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    advantages: Tensor,
+    weight: Tensor,
 ) -> TensorDict:
     samples = {
         "observations": observations,
@@ -131,6 +143,7 @@ def _samples(
         "values": values,
         "returns": returns,
         "advantages": advantages,
+        "weight": weight,
     }
     return TensorDict(samples, batch_size=old_log_prob.shape).flatten(0, 1)
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError
 from r2vpo.objectives import Objective, make_objective
-from r2vpo.validation import Count, NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
+from r2vpo.validation import Anchor, Count, NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
 
 
 class Model(Protocol):
@@ -41,6 +41,9 @@ class Settings:
     """Update-to-data ratio: gradient samples per new sample, as a multiple of num_learning_epochs."""
     trace_cap: Positive = 1.0
     """Cap of the importance weights inside advantages of replayed rollouts."""
+    anchor: Anchor = "behaviour"
+    """Where the ratio is 1. behaviour: at the policy that acted; proximal: at the policy that the update starts from,
+    and min(1, pi / pi_off) of that policy weighs each advantage."""
     save_buffer: bool = True
     """Whether checkpoints hold the replay buffer; without it a resumed run fills it anew."""
 

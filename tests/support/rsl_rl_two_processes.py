@@ -126,7 +126,7 @@ CASES = {
         "num_mini_batches": 1,
         "normalize_advantage_per_mini_batch": True,
     },
-    "replay": {"buffer_iterations": 3, "num_mini_batches": 2, "num_learning_epochs": 2},
+    "replay": {"buffer_iterations": 3, "num_mini_batches": 2, "num_learning_epochs": 2, "anchor": "proximal"},
 }
 
 

@@ -25,6 +25,39 @@ def test_replayed_samples_keep_the_log_probs_of_the_policy_that_acted():
     assert 0 < ages[0] < ages[2]
 
 
+def test_at_the_proximal_anchor_the_ratio_starts_at_one_and_truncated_ratios_weigh_the_advantages():
+    algorithm = settled(build(anchor="proximal", buffer_iterations=3, num_mini_batches=2))
+    updated(algorithm, range(2), off_policy=0.3)
+    collect(algorithm, rollout(2))
+    samples = algorithm._samples()
+    with torch.no_grad():
+        log_prob = algorithm._log_prob(samples["observations"], samples["actions"])
+        scored = algorithm._score(samples)
+    torch.testing.assert_close(log_prob, samples["old_log_prob"], rtol=0, atol=1e-5)
+    stored = torch.cat([iteration["old_log_prob"].flatten() for iteration in algorithm.replay.iterations])
+    weight = (log_prob - stored).exp().clamp(max=1.0)
+    assert [bool((weight[samples["age"] == age] < 0.9).any()) for age in range(3)] == [False, True, True]
+    torch.testing.assert_close(scored.advantage, samples["advantages"] * weight)
+    # The penalty holds the policy where it is: without a step to take, there is nothing to pay.
+    for anchor, level in (("behaviour", False), ("proximal", True)):
+        still = settled(build(anchor=anchor, learning_rate=0.0))
+        updated(still, [0], off_policy=0.3)
+        assert (updated(still, [1], off_policy=0.0)["ratio_variance"] < 1e-9) is level
+
+
+@pytest.mark.parametrize("per_minibatch", [True, False])
+def test_the_anchors_are_the_same_on_a_fresh_rollout(per_minibatch):
+    found = []
+    for anchor in ("behaviour", "proximal"):
+        algorithm = settled(build(anchor=anchor, normalize_advantage_per_mini_batch=per_minibatch))
+        updated(algorithm, [0])
+        found.append([weights(algorithm)])
+        updated(algorithm, [1])
+        found[-1].append(weights(algorithm))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-6)
+    assert (found[0][1] - found[1][1]).abs().max() > 1e-4
+
+
 def test_replayed_samples_of_an_unchanged_policy_are_rsl_rls_own():
     algorithm = settled(build(gamma=0.9, lam=0.8))
     collect(algorithm, rollout(1))

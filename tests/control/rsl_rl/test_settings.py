@@ -61,6 +61,7 @@ def test_a_configuration_of_isaac_lab_works_and_warns_once():
         ({"buffer_iterations": 0}, "buffer_iterations"),
         ({"utd": 0}, "utd"),
         ({"trace_cap": 0.0}, "trace_cap"),
+        ({"anchor": "nearest"}, "anchor"),
         ({"save_buffer": 1}, "save_buffer"),
         ({"eps": 0.2}, "eps"),
         ({"clip_ratio": 0.2}, "clip_ratio"),
