@@ -146,9 +146,7 @@ class ControlConfig:
     learning_rate: Positive = 5e-4
     """First Adam learning rate."""
     lr_schedule: Literal["linear", "constant"] = "linear"
-    """linear decays the learning rate to lr_end at total_steps."""
-    lr_end: Fraction = 0.0
-    """Share of the first learning rate that the linear schedule ends with."""
+    """linear decays the learning rate to 0 at total_steps."""
     gamma: Fraction = 0.99
     """Discount factor."""
     gae_lambda: Fraction = 0.95

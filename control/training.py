@@ -87,8 +87,7 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
     config = run.config
     begun_at = run.num_timesteps
     remaining = max(0.0, 1.0 - (begun_at - run.schedule_start) / config.total_steps)
-    lr_end = config.lr_end if config.lr_schedule == "linear" else 1.0
-    learning_rate = config.learning_rate * (lr_end + (1.0 - lr_end) * remaining)
+    learning_rate = config.learning_rate * (remaining if config.lr_schedule == "linear" else 1.0)
     faded = 1.0 - min(1.0, remaining / config.delta_decay) if config.delta_decay else 0.0
     delta_share = 1.0 - (1.0 - SMALLEST_SHARE) * faded
 

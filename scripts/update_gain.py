@@ -25,6 +25,7 @@ from r2vpo.advantages import standardised
 from r2vpo.control import R2VPO, BaseCallback
 from r2vpo.control.collector import Rollout
 from r2vpo.control.policy import GaussianPolicy
+from r2vpo.control.presets import VARIANTS
 from r2vpo.runs.plotting import new_figure, save_figure
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import provenance
@@ -39,18 +40,27 @@ PANELS = (
 )
 
 
+FORMER = {"log_std_init": 0.0, "estimates": 1}
+RECIPES: dict[str, dict[str, Any]] = {
+    "off-policy, estimated once": FORMER,
+    "off-policy": {},
+    "on-policy": VARIANTS["r2vpo-on"],
+    "ppo-best": VARIANTS["ppo-best"],
+}
+
+
 @dataclass(frozen=True)
 class Study:
-    """Compare sizes of the replay buffer."""
+    """Compare recipes."""
 
     env: tuple[str, ...] = ("HalfCheetah-v5", "Walker2d-v5")
     """Tasks."""
-    buffers: tuple[int, ...] = (2, 4, 8)
-    """Iterations in the buffer."""
+    recipes: tuple[str, ...] = tuple(RECIPES)
+    """Names of recipes."""
     total_steps: int = 200_000
     """Environment steps of each run."""
-    seed: int = 105
-    """Seed of each run."""
+    seeds: tuple[int, ...] = (105, 106)
+    """Seeds of the runs."""
     out: Path = Path("benchmarks/method/update_gain")
     """Results go to OUT.json and OUT.png."""
 
@@ -124,31 +134,38 @@ def _mean(values: list[float]) -> float | None:
     return float(np.mean(finite)) if finite else None
 
 
-def run(env: str, buffer: int, study: Study) -> dict[str, Any]:
-    """Train once with the off-policy preset and this buffer."""
+def run(env: str, recipe: str, seed: int, total_steps: int) -> dict[str, Any]:
+    """Train once and sum up: curves over windows, and what the run gained on new data in all."""
     trace = GainTrace()
-    model = R2VPO(env, buffer_iterations=buffer, seed=study.seed, total_steps=study.total_steps)
+    model = R2VPO(env, **RECIPES[recipe], seed=seed, total_steps=total_steps)
     model.learn(callback=trace)
     model.close()
+    size = model.config.rollout_size
     windows = np.array_split(np.arange(len(trace.lines)), WINDOWS)
-    steps = [int((window[-1] + 1) * model.config.rollout_size) for window in windows]
+    steps = [int((window[-1] + 1) * size) for window in windows]
     curves = {name: [_mean([trace.lines[i][name] for i in window]) for window in windows] for name, _ in PANELS}
-    return {"env": env, "buffer_iterations": buffer, "seed": study.seed, "steps": steps, **curves}
+    held_out = np.array(curves["held_out"], dtype=float) / size * 1e6
+    return {
+        "env": env,
+        "recipe": recipe,
+        "seed": seed,
+        "rollout_size": size,
+        "held_out_per_million_steps": float(held_out.mean()),
+        "standard_error": float(held_out.std(ddof=1) / WINDOWS**0.5),
+        "steps": steps,
+        **curves,
+    }
 
 
 def draw(results: list[dict[str, Any]], study: Study) -> Path:
-    """A row a task, a column a quantity, a colour a size of the buffer."""
+    """A row a task, a column a quantity, a colour a recipe."""
     figure, axes = new_figure(len(study.env), len(PANELS), (4.0 * len(PANELS), 3.2 * len(study.env)))
     for result in results:
         for column, (name, title) in enumerate(PANELS):
             axis = axes[study.env.index(result["env"]), column]
-            color = f"C{study.buffers.index(result['buffer_iterations'])}"
-            axis.plot(
-                result["steps"],
-                np.array(result[name], dtype=float),
-                color=color,
-                label=f"{result['buffer_iterations']} iterations",
-            )
+            label = result["recipe"] if result["seed"] == study.seeds[0] else None
+            color = f"C{study.recipes.index(result['recipe'])}"
+            axis.plot(result["steps"], np.array(result[name], dtype=float), color=color, label=label)
             axis.set_title(f"{result['env']}: {title}", fontsize=9)
             axis.set_xlabel("environment steps")
     axes[0, 0].legend(fontsize=8)
@@ -160,6 +177,7 @@ def write(results: list[dict[str, Any]], study: Study) -> None:
     document = {
         "command": shlex.join(["python", *sys.argv]),
         "total_steps": study.total_steps,
+        "recipes": {name: RECIPES[name] for name in study.recipes},
         "results": results,
         **provenance(),
     }
@@ -170,19 +188,19 @@ def write(results: list[dict[str, Any]], study: Study) -> None:
 def main() -> None:
     """Run the study, print its table, draw its picture."""
     study = tyro.cli(Study)
-    cells = [(env, buffer) for env in study.env for buffer in study.buffers]
+    cells = [(env, recipe, seed) for env in study.env for recipe in study.recipes for seed in study.seeds]
     results: list[dict[str, Any]] = []
     with LiveLine(len(cells), "runs") as line:
-        for env, buffer in cells:
-            results.append(run(env, buffer, study))
+        for env, recipe, seed in cells:
+            results.append(run(env, recipe, seed, study.total_steps))
             write(results, study)
-            line.update(len(results), env=env, buffer=buffer)
+            line.update(len(results), env=env, recipe=recipe, seed=seed)
     for r in results:
-        late = {name: np.mean([x for x in r[name][WINDOWS // 2 :] if x is not None]) for name, _ in PANELS}
+        means = {name: np.mean([x for x in r[name] if x is not None]) for name, _ in PANELS}
         print(
-            f"{r['env']:16} buffer of {r['buffer_iterations']}, second half: in-sample {late['in_sample']:.4f}, "
-            f"held-out {late['held_out']:.4f}, fresh advantage {late['fresh_advantage']:+.2f}, "
-            f"entropy {late['entropy']:.2f}, return {late['return']:.0f}"
+            f"{r['env']:16} {r['recipe']:28} seed {r['seed']}: in-sample {means['in_sample']:.4f}, held-out "
+            f"{means['held_out']:.4f} an update, {r['held_out_per_million_steps']:.2f} ± {r['standard_error']:.2f} "
+            f"a million steps; entropy {r['entropy'][-1]:.2f}, return {r['return'][-1]:.0f}"
         )
     print(draw(results, study))
 
