@@ -11,7 +11,7 @@ from trl import GRPOConfig
 from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError
 from r2vpo.objectives import OBJECTIVES
-from r2vpo.validation import Count, NonNegative, Positive, check_dual, check_fields, check_objective
+from r2vpo.validation import Anchor, Count, NonNegative, Positive, check_dual, check_fields, check_objective
 
 _RATIO = "no shaping of the sampling distribution, which the trainer's log-probs would not know: every ratio is wrong"
 
@@ -77,6 +77,11 @@ class R2VPOConfig(GRPOConfig):
     )
     buffer_iterations: Count = _setting(4, "Generation batches kept for replay; 1 is on-policy.")
     utd: int = _setting(2, "Update-to-data ratio: completions trained on per new completion.")
+    anchor: Anchor = _setting(
+        "behaviour",
+        "Where the ratio is 1. behaviour: at the policy that sampled; proximal: at the policy that the first step on a "
+        "generation batch starts from, and min(1, pi / pi_off) of that policy weighs the advantage of each token.",
+    )
     behaviour_log_probs: Literal["engine", "trainer"] = _setting(
         "engine",
         "Whose log-probs of the sampled tokens are stored: engine takes those of vLLM or of a rollout_func where it "

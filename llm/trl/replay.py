@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from trl.trainer.utils import pad
 
 from r2vpo.errors import ConfigError
-from r2vpo.replay import Iteration, ReplayBuffer
+from r2vpo.replay import Iteration, ReplayBuffer, proximal_weights
 
 _STORED = {
     "prompt_ids": ("left", torch.int32),
@@ -81,3 +82,29 @@ def collate(
         padded = pad(rows[name], padding_value=fill, padding_side=side, pad_to_multiple_of=pad_to_multiple_of)
         batch[name] = padded if dtype == torch.float32 else padded.long()
     return batch
+
+
+def anchored(
+    batch: dict[str, Tensor], positions: Tensor, proximal: Mapping[int, Tensor], pad_to_multiple_of: int | None = None
+) -> dict[str, Tensor]:
+    """The batch with its ratio 1 at the policy that the update starts from; see :func:`r2vpo.replay.proximal_weights`.
+
+    Args:
+        batch: From :func:`collate`.
+        positions: Those of its samples.
+        proximal: Log-probs under that policy by position, from :func:`unpadded`.
+        pad_to_multiple_of: As in :func:`collate`.
+
+    Returns:
+        ``batch`` with other ``old_per_token_logps``, and ``advantage_weights`` ``[B, T]``.
+    """
+    rows = [proximal[position] for position in positions.tolist()]
+    log_probs = pad(rows, padding_side="right", pad_to_multiple_of=pad_to_multiple_of)
+    weights = proximal_weights(log_probs, batch["old_per_token_logps"])
+    return {**batch, "old_per_token_logps": log_probs, "advantage_weights": weights}
+
+
+def unpadded(log_probs: Tensor, batch: dict[str, Tensor]) -> list[Tensor]:
+    """Rows of ``log_probs`` ``[B, T]`` on the CPU, each as long as :func:`collate` found its completion."""
+    lengths = batch["completion_mask"].sum(1).clamp(min=1).tolist()
+    return [row[:length].clone() for row, length in zip(log_probs.float().cpu(), lengths, strict=True)]

@@ -21,7 +21,7 @@ from r2vpo.dual import DualController
 from r2vpo.errors import ConfigError, TrainingDiverged
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.trl.config import R2VPOConfig, check_config
-from r2vpo.llm.trl.replay import collate, to_iteration, token_counts
+from r2vpo.llm.trl.replay import anchored, collate, to_iteration, token_counts, unpadded
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer
 from r2vpo.runs.checkpoint import load_tree, save_tree
@@ -82,6 +82,7 @@ class R2VPOTrainer(GRPOTrainer):
         self.dual = DualController(args.lam, args.delta, args.eta, args.dual)
         self.replay = ReplayBuffer(args.buffer_iterations)
         self._draws: deque[tuple[Tensor, int]] = deque()
+        self._proximal: dict[int, Tensor] = {}
         self._window: list[dict[str, Tensor]] = []
         self._measured: dict[str, Any] = {}
         super().__init__(model, reward_funcs, args, train_dataset, *rest, **options)
@@ -122,6 +123,8 @@ class R2VPOTrainer(GRPOTrainer):
 
     def _drawn(self, positions: Tensor, count: int) -> dict[str, Any]:
         batch = collate(self.replay, positions, self._tokenizer.pad_token_id, self.pad_to_multiple_of)
+        if self._proximal:
+            batch = anchored(batch, positions, self._proximal, self.pad_to_multiple_of)
         batch["num_items_in_batch"] = torch.tensor(count)
         return {name: values.to(self.accelerator.device) for name, values in batch.items()}
 
@@ -134,10 +137,22 @@ class R2VPOTrainer(GRPOTrainer):
             args.per_device_train_batch_size, args.draws_per_generation, torch.default_generator
         )
         positions = list(draws)
+        self._proximal = self._scored_anew(torch.cat(positions)) if args.anchor == "proximal" else {}
         tokens = token_counts(self.replay)[torch.stack(positions)].sum(1)
         steps = tokens.view(-1, args.gradient_accumulation_steps).sum(1)
         counts = self.accelerator.reduce(steps.to(self.accelerator.device)).tolist()
         self._draws.extend((p, counts[i // args.gradient_accumulation_steps]) for i, p in enumerate(positions))
+
+    @torch.no_grad()
+    def _scored_anew(self, drawn: Tensor) -> dict[int, Tensor]:
+        """Log-probs of the drawn samples under the current policy by position, each sample scored once."""
+        self._proximal, scored = {}, {}
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            # As many forward passes in every process, which a sharded model needs: their buffers have one size.
+            for positions in drawn.unique().split(self.args.per_device_train_batch_size):
+                batch = self._drawn(positions, 0)
+                scored |= dict(zip(positions.tolist(), unpadded(self._score(self.model, batch)[0], batch), strict=True))
+        return scored
 
     def _score(self, model: Any, inputs: dict[str, Any], **options: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Log-probs and entropies of the completion tokens ``[B, T]``, and a mixture of experts' auxiliary loss."""
@@ -244,6 +259,7 @@ class R2VPOTrainer(GRPOTrainer):
             "dual": self.dual.state_dict(),
             "replay": self.replay.state_dict(),
             "draws": [{"positions": positions, "count": count} for positions, count in self._draws],
+            "proximal": self._proximal,
         }
         save_tree(self._state_file(output_dir), state)
 
@@ -261,10 +277,11 @@ class R2VPOTrainer(GRPOTrainer):
         self.dual.lam = state["dual"]["lam"]
         self.replay.load_state_dict(state["replay"])
         self._draws = deque((draw["positions"], draw["count"]) for draw in state["draws"])
+        self._proximal = state.get("proximal", {})  # files of an earlier version have none
 
 
 def _scored(log_prob: Tensor, inputs: dict[str, Any]) -> Scored:
     log_prob = log_prob.float()
     mask = (inputs["completion_mask"] * inputs.get("tool_mask", 1)).bool()
-    advantage = inputs["advantages"].unsqueeze(1).expand_as(log_prob)
+    advantage = inputs["advantages"].unsqueeze(1).expand_as(log_prob) * inputs.get("advantage_weights", 1.0)
     return Scored(log_prob, inputs["old_per_token_logps"].float(), advantage, mask)

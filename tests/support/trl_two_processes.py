@@ -91,11 +91,14 @@ def main(directory):
     resumed.train(resume_from_checkpoint=str(directory / "checkpoint-3"))
     ranking = make_trainer(directory, NoisyTrainer, **{**moving, "max_steps": 1, "objective": "m2po"})
     ranking.train()
+    proximal = make_trainer(directory, NoisyTrainer, **{**moving, "max_steps": 3, "anchor": "proximal"})
+    proximal.train()
     same = all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
     summary = {
         "processes": whole.accelerator.num_processes,
         "lam": logged(whole, "lam"),
         "ratio_variance": logged(whole, "ratio_variance"),
+        "proximal_variance": logged(proximal, "ratio_variance"),
         "resumed_lam": logged(resumed, "lam")[3:],
         "same_weights": same,
         "same_buffer": all(
@@ -107,7 +110,8 @@ def main(directory):
         "weights": sum(float(p.detach().abs().sum()) for p in whole.model.parameters()),
     }
     (directory / f"summary_{rank}.json").write_text(json.dumps(summary))
-    steps = {t.args.objective: {"seen": t.seen[:2], "gradient": t.gradients[0]} for t in (whole, ranking)}
+    trainers = {"r2vpo": whole, "m2po": ranking, "proximal": proximal}
+    steps = {name: {"seen": t.seen[:2], "gradient": t.gradients[0]} for name, t in trainers.items()}
     torch.save(steps, directory / f"step_{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -52,6 +52,7 @@ def _offline(monkeypatch):
         ("utd", {"utd": 1.5}),
         ("utd", {"utd": 0}),
         ("num_iterations", {"num_iterations": 4}),
+        ("anchor", {"anchor": "nearest"}),
         ("behaviour_log_probs", {"behaviour_log_probs": "vllm"}),
         ("gradient_accumulation_steps", {"gradient_accumulation_steps": 4, "steps_per_generation": 1}),
     ],

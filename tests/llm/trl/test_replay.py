@@ -11,10 +11,11 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytest.importorskip("trl")
 
-from trl_batches import rows
-from trl_two_processes import NoisyTrainer, logged, make_trainer
+from trl_batches import assert_same_gradients, rows
+from trl_two_processes import KeepGradients, NoisyTrainer, logged, make_trainer
 
 from r2vpo.errors import CheckpointError, ConfigError
+from r2vpo.llm.trl.replay import collate
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +103,53 @@ def test_log_probs_of_the_sampling_policy_are_stored(tmp_path, behaviour):
     torch.testing.assert_close(batch["old_per_token_logps"][mask], expected[mask], rtol=0, atol=1e-6)
 
 
+class BehaviourToo(NoisyTrainer):
+    """What each step sees, with the log-probs of the policy that sampled."""
+
+    def _drawn(self, positions, count):
+        stored = collate(self.replay, positions, 0)["old_per_token_logps"]
+        return {**super()._drawn(positions, count), "behaviour": stored}
+
+
+def test_at_the_proximal_anchor_the_ratio_starts_at_one_and_truncated_ratios_weigh_the_advantages(tmp_path):
+    """Three generations of two optimizer steps, each of two micro-batches."""
+    cut = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 2}
+    trainer = make_trainer(
+        tmp_path, BehaviourToo, anchor="proximal", buffer_iterations=3, utd=2, max_steps=6, learning_rate=1e-2, **cut
+    )
+    forward_passes, original = [], trainer._score
+    trainer._score = lambda *arguments, **options: forward_passes.append(1) or original(*arguments, **options)
+    trainer.train()
+    variances = logged(trainer, "ratio_variance")
+    assert max(variances[::2]) < 1e-9 < 1e-6 < min(variances[1::2])
+    # Each update trains on four micro-batches; in the first they are the same samples twice, scored anew once.
+    assert len(forward_passes) == 3 * 4 + (2 + 4 + 4)
+    smallest = {}
+    for batch in trainer.seen:
+        mask = batch["completion_mask"].bool()
+        weights = (batch["old_per_token_logps"] - batch["behaviour"]).exp().clamp(max=1.0)
+        torch.testing.assert_close(batch["advantage_weights"][mask], weights[mask])
+        smallest |= {int(age): float(weights[i][mask[i]].min()) for i, age in enumerate(batch["age"])}
+    assert sorted(smallest) == [0, 1, 2]
+    assert max(smallest.values()) < 0.9
+
+
+def test_the_anchors_are_the_same_on_a_fresh_generation(tmp_path):
+    once = {"buffer_iterations": 1, "utd": 1, "per_device_train_batch_size": 4, "steps_per_generation": 2}
+    once |= {"max_steps": 2, "optim": "sgd", "learning_rate": 0.01, "behaviour_log_probs": "trainer"}
+    runs = []
+    for anchor in ("behaviour", "proximal"):
+        trainer = make_trainer(tmp_path, anchor=anchor, **once)
+        gradients = []
+        trainer.add_callback(KeepGradients(gradients))
+        trainer.train()
+        runs.append(gradients)
+    for first, second in zip(*runs, strict=True):
+        assert_same_gradients(first, second, 1e-5)  # log-probs are in float32
+
+
 RESUMABLE = {
+    "anchor": "proximal",
     "dual": "adaptive",
     "delta": 0.05,
     "per_device_train_batch_size": 4,

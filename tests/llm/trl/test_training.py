@@ -122,15 +122,21 @@ def test_two_processes_are_one_trainer(tmp_path):
         assert summary["same_buffer"]
         assert summary["resumed_lam"] == summary["lam"][3:]
     assert len(set(summaries[0]["lam"])) == 6
-    for name in ("lam", "ratio_variance", "weights"):
+    for name in ("lam", "ratio_variance", "proximal_variance", "weights"):
         assert summaries[0][name] == summaries[1][name]
     steps = [torch.load(tmp_path / f"step_{rank}.pt") for rank in (0, 1)]
-    for objective, hyperparameters in (("m2po", {}), ("r2vpo", {"lam": 0.5})):
-        shares = [part for step in steps for part in step[objective]["seen"]]
+    first, second, next_generation = summaries[0]["proximal_variance"]
+    assert max(first, next_generation) < 1e-9 < second
+    for run, objective, hyperparameters in (
+        ("proximal", "r2vpo", {"lam": 0.5}),
+        ("m2po", "m2po", {}),
+        ("r2vpo", "r2vpo", {"lam": 0.5}),
+    ):
+        shares = [part for step in steps for part in step[run]["seen"]]
         assert sorted(rows(shares[0])) != sorted(rows(shares[2]))
         assert len({int(part["completion_mask"].sum()) for part in shares}) > 1
         _, expected, log_ratio = of_core(tiny_model().double(), shares, objective, **hyperparameters)
         for step in steps:
-            assert_same_gradients(step[objective]["gradient"], expected)
+            assert_same_gradients(step[run]["gradient"], expected)
     variance = ratio_diagnostics(log_ratio, log_ratio)["ratio_variance"]
     assert summaries[0]["ratio_variance"][0] == pytest.approx(variance, rel=1e-5)
