@@ -156,7 +156,7 @@ class ControlConfig:
     entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus; larger explores longer."""
     max_grad_norm: Positive = 0.5
-    """Joint gradient norm above which gradients are scaled down."""
+    """Norm above which the gradient of the actor, and that of the critic, is scaled down."""
     normalize_advantages: bool = True
     """Standardise advantages. Lambda is not scale-free in the advantage."""
     advantage_scope: Literal["minibatch", "update"] = "minibatch"

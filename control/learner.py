@@ -165,6 +165,8 @@ class Learner:
             config.max_grad_norm,
             # Beyond its bounds the clamp in the policy would stop the parameter's gradient for good.
             {"policy.log_std": (config.log_std_min, config.log_std_max)},
+            # Clipped together, the critic's larger gradient would set the size of the actor's.
+            [sum(p.numel() for p in network.parameters()) for network in (self.policy, self.value_function)],
         )
         self._reward_floor = config.reward_floor_in_use
         self._most_steps = config.gradient_steps

@@ -36,6 +36,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         module: Turns a batch into a :class:`Scored`, on one device, without masks or weights.
         parameters: The module's parameters laid end to end (:func:`flatten_parameters`).
         bounds: Lowest and highest value of parameters, by name, held after each step.
+        clip_sizes: Lengths of the parts of the vector whose gradients are clipped each by itself; None clips the whole.
         optimizer: Adam over ``parameters`` alone, without weight decay or AMSGrad.
 
     Raises:
@@ -51,6 +52,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         parameters: nn.Parameter,
         max_grad_norm: float,
         bounds: Mapping[str, tuple[float, float]] | None = None,
+        clip_sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             objective,
@@ -67,6 +69,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         self._module = module
         self._flat = parameters
         self._bounds = dict(bounds or {})
+        self._clip_sizes = [parameters.numel()] if clip_sizes is None else list(clip_sizes)
         self._scalars = torch.ones(3)
         self._set_scalars = self._scalars.numpy()
         self._names: list[str] = []
@@ -165,7 +168,7 @@ class CompiledUpdater(PolicyUpdater[Batch]):
         auxiliary = torch.zeros(()) if scored.auxiliary_loss is None else scored.auxiliary_loss.detach()
         norm = gradient.norm()
         finite = torch.isfinite(loss) & torch.isfinite(log_ratio.sum()) & torch.isfinite(norm)
-        gradient = gradient * (self.max_grad_norm / (norm + CLIP_EPS)).clamp(max=1.0)
+        gradient = self._clipped(gradient)
         beta1, beta2 = self._group["betas"]
         first = torch.lerp(exp_avg, gradient, 1.0 - beta1)
         second = exp_avg_sq * beta2 + gradient.square() * (1.0 - beta2)
@@ -174,6 +177,17 @@ class CompiledUpdater(PolicyUpdater[Batch]):
             stored.copy_(torch.where(finite, changed, stored))
         self._hold_bounds(flat)
         return torch.stack([finite.double(), squares, auxiliary.double(), norm.double()]), log_ratio
+
+    def _clip_gradients(self) -> float:
+        gradient = self._flat.grad
+        assert gradient is not None, "gradients of a vector are zeroed in place"
+        norm = float(gradient.norm())
+        gradient.copy_(self._clipped(gradient))
+        return norm
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        parts = gradient.split(self._clip_sizes)
+        return torch.cat([part * (self.max_grad_norm / (part.norm() + CLIP_EPS)).clamp(max=1.0) for part in parts])
 
     def _hold_bounds(self, flat: Tensor) -> None:
         offset = 0

@@ -130,7 +130,7 @@ class PolicyUpdater(Generic[MicroBatch]):
             sums = self._share(sums)
         if not sums.finite:
             return self._skip()
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
+        grad_norm = self._clip_gradients()
         if not math.isfinite(grad_norm):
             return self._skip()
         self.optimizer.step()
@@ -142,6 +142,10 @@ class PolicyUpdater(Generic[MicroBatch]):
         self.log.grad_norms.append(grad_norm)
         self.log.auxiliary_losses.append(sums.auxiliary)
         return True
+
+    def _clip_gradients(self) -> float:
+        """Scale gradients down to the bound; returns their joint norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self._parameters, self.max_grad_norm))
 
     def _accumulate(self, micro_batches: Sequence[MicroBatch], count: int) -> tuple[list[Sampled], _Sums]:
         """Gradients of the micro-batches of this process, added up in place."""

@@ -11,7 +11,7 @@ from r2vpo.dual import DualController
 from r2vpo.objectives import OBJECTIVES, make_objective
 from r2vpo.runs import compilation
 from r2vpo.runs.compilation import CompilationError, obstacle
-from r2vpo.update import Scored
+from r2vpo.update import Scored, minibatch_loss
 
 N = 24
 needs_compiler = pytest.mark.skipif(obstacle() is not None, reason=str(obstacle()))
@@ -159,6 +159,30 @@ def test_traced_step_of_every_objective_is_the_eager_step(objective, compile_cac
     assert not torch.equal(parameters(eager), parameters(make_updater(objective)))
     torch.testing.assert_close(parameters(traced), parameters(eager), rtol=1e-5, atol=1e-6)
     assert traced.dual.lam == pytest.approx(eager.dual.lam, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["traced", "eager"])
+def test_parts_are_clipped_each_by_itself(kind, compile_cache):
+    (batch,) = make_batches(1)
+    updater = make_updater()
+    batch["old_log_prob"] = updater.score(batch).log_prob.detach()
+    batch["advantage"] *= 0.01
+    batch["value_target"] *= 100.0  # the critic's gradient is above the bound, the actor's is not
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (updater.score.mean, updater.score.value)]
+    updater._clip_sizes = sizes
+    if kind == "traced":
+        graph = updater.trace(batch)._graph
+        updater._run = lambda inputs: graph(*inputs)
+    reference = make_updater()
+    scored = reference.score(batch)
+    minibatch_loss(reference.objective, scored, N, lam=1.0).backward()
+    actor, critic = (list(part.parameters()) for part in (reference.score.mean, reference.score.value))
+    norms = [float(nn.utils.clip_grad_norm_(part, 0.5)) for part in (actor, critic)]
+    assert norms[0] < 0.5 < norms[1]
+    take(updater, [batch])
+    first_moment = updater.optimizer.state_dict()["state"][0]["exp_avg"]
+    torch.testing.assert_close(first_moment, 0.1 * reference._flat.grad, rtol=1e-5, atol=1e-7)
+    assert updater.summary()["grad_norm"] == pytest.approx(sum(norm**2 for norm in norms) ** 0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize("rule", ["fixed", "paper", "adaptive"])
