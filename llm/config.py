@@ -9,8 +9,8 @@ from annotated_types import Ge, Interval, MinLen
 
 from r2vpo.dual import DualRule
 from r2vpo.errors import ConfigError
-from r2vpo.llm.data.rows import REASONING_GYM
-from r2vpo.llm.models.tiny_names import is_tiny
+from r2vpo.llm.data.rows import dataset_defaults
+from r2vpo.llm.models.tiny_names import tiny_preset
 from r2vpo.validation import (
     Anchor,
     Count,
@@ -70,10 +70,10 @@ class LLMConfig:
     """What the names that TRL and others give to settings are here."""
 
     model: str = "arithmetic"
-    """Directory, hub name, SmolLM2-135M-Instruct, or a tiny model that is made here in a minute: arithmetic, and
-    reasoning-gym:TASK for a task that a model this small learns."""
+    """Directory, hub name, SmolLM2-135M-Instruct, or a tiny model that is made here in minutes: arithmetic,
+    expressions, and reasoning-gym:TASK for a task that a model this small learns."""
     dataset: str = "arithmetic"
-    """Training problems: arithmetic, gsm8k, dapo-math-17k, reasoning-gym:TASK, with settings as in
+    """Training problems: arithmetic, expressions, gsm8k, dapo-math-17k, reasoning-gym:TASK, with settings as in
     reasoning-gym:gcd,max_value=60, a JSONL or parquet file, a hub name."""
     eval_dataset: str | None = None
     """Held-out problems; None takes the test split of the dataset where it has one."""
@@ -111,6 +111,8 @@ class LLMConfig:
     """Iterations kept for replay when off-policy."""
     utd: Positive = 2.0
     """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
+    stop_above: Positive | None = None
+    """End an update once E[(rho-1)^2] on the newest completions is above this; None takes all of its steps."""
     anchor: Anchor = "behaviour"
     """Where the ratio is 1. behaviour: at the policy that sampled, the paper's literal form; proximal: at the policy
     that the update starts from. That one scores the buffer once, and min(1, pi / pi_off) weighs each advantage."""
@@ -188,7 +190,9 @@ class LLMConfig:
     """Threads of torch; 0 leaves torch's own choice."""
 
     eval_every: Whole = 10
-    """Iterations between greedy evaluations on held-out problems; 0 leaves them out."""
+    """Iterations between evaluations on held-out problems; 0 leaves them out."""
+    eval_samples_on_the_way: Whole = 1
+    """Sampled answers per held-out problem in each of these, beside the greedy one; 0 leaves them out."""
     eval_problems: Count = 500
     """Held-out problems evaluated, at most."""
     solved_above: float = 0.0
@@ -246,6 +250,7 @@ _ON_POLICY = ("clip_higher", "gppo", "topr", "cispo", "spo", "none")
 
 METHODS: dict[str, dict[str, Any]] = {
     "r2vpo-off": {"algo": "off-policy", "objective": "r2vpo"},
+    "r2vpo-off-paper": {"algo": "off-policy", "objective": "r2vpo", "utd": 2.0, "buffer_iterations": 4, "lam": 0.04},
     "r2vpo-on": {"algo": "on-policy", "objective": "r2vpo"},
     "grpo": {"algo": "on-policy", "objective": "ppo_clip"},
     "grpo-replay": {"algo": "off-policy", "objective": "ppo_clip"},
@@ -259,28 +264,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """The paper's two algorithms and the baselines, by the names that --method takes."""
 
-TINY: dict[str, Any] = {
-    "prompts_per_iteration": 64,
-    "minibatch_size": 128,
-    "learning_rate": 1e-4,
-    "lr_schedule": "linear",
-    "lam": 0.5,
-    "total_rollouts": 51_200,
-    "max_prompt_tokens": 32,
-    "max_completion_tokens": 16,
-}
-"""A tiny model on its own task. Lambda and learning rate were searched on sums (benchmarks/llm_arithmetic/search)."""
-
-REASONING: dict[str, Any] = {"reward": ("reasoning_gym",), "solved_above": 0.99}
-"""reasoning-gym's verifiers give partial credit, and less than 1 to whatever is not right."""
-
-DATASET_DEFAULTS: dict[str, dict[str, Any]] = {
-    "arithmetic": {"reward": ("exact",)},
-    "gsm8k": {"reward": ("math_verify",)},
-    "dapo-math-17k": {"reward": ("math_dapo",)},
-}
-"""How the answers of a built-in dataset are verified."""
-
 
 def preset(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a method, a dataset and a model imply; the arguments that choose are in ``settings``.
@@ -291,18 +274,8 @@ def preset(settings: dict[str, Any]) -> dict[str, Any]:
     method = settings.get("method", LLMConfig.method)
     if method not in METHODS:
         raise ConfigError("method", method, f"one of {', '.join(METHODS)}")
-    dataset = settings.get("dataset", LLMConfig.dataset)
-    chosen = dict(dataset_defaults(dataset))
-    if is_tiny(settings.get("model", LLMConfig.model)):
-        chosen |= TINY
-    return {"method": method, **METHODS[method], **chosen}
-
-
-def dataset_defaults(dataset: str) -> dict[str, Any]:
-    """How the answers of a dataset are verified, and from which reward on a problem counts as solved."""
-    if dataset.startswith(REASONING_GYM):
-        return REASONING
-    return DATASET_DEFAULTS.get(dataset, {"reward": ("math_verify",)})
+    dataset, model = settings.get("dataset", LLMConfig.dataset), settings.get("model", LLMConfig.model)
+    return {"method": method, **dataset_defaults(dataset), **tiny_preset(model), **METHODS[method]}
 
 
 def resolve_config(settings: dict[str, Any]) -> LLMConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +19,9 @@ from r2vpo.llm.models.token_policy import TokenPolicy
 from r2vpo.objectives import make_objective
 from r2vpo.replay import ReplayBuffer, proximal_weights
 from r2vpo.update import PolicyUpdater, Scored
+
+STOP_WINDOW = 4
+"""Minibatches over which the distance that ends an update is measured: one holds few of the newest completions."""
 
 
 class TokenLearner:
@@ -79,6 +83,7 @@ class TokenLearner:
             self.buffer.add(iteration, new)
         self._entropies: list[Tensor] = []
         self._measure_entropy = True
+        self._distances: deque[Tensor] = deque(maxlen=STOP_WINDOW)
         paddings, tokens = [], 0
         # Dropout would make the ratio differ from 1; transformers checkpoints gradients in training mode only.
         self.policy.train(self.config.gradient_checkpointing)
@@ -89,6 +94,8 @@ class TokenLearner:
             self._measure_entropy = False
             paddings.append(padding)
             tokens += count
+            if self._far_enough(len(micro_batches)):
+                break
         summary = self.updater.summary()
         if paddings and not summary["gradient_steps"]:
             raise TrainingDiverged(f"all {summary['skipped_steps']} gradient steps of one update were non-finite")
@@ -152,6 +159,17 @@ class TokenLearner:
             replace(sample, old_log_probs=now, weights=proximal_weights(now, sample.old_log_probs))
             for sample, now in zip(samples, log_probs, strict=True)
         ]
+
+    def _far_enough(self, micro_batches: int) -> bool:
+        """Whether the last few minibatches found the policy further from the newest completions than is allowed."""
+        if self.config.stop_above is None:
+            return False
+        seen = self.updater.log.samples[-micro_batches:] if micro_batches else []
+        fresh = [sampled.log_ratio[sampled.age == 0].expm1() for sampled in seen if sampled.age is not None]
+        sums = [sum(float(values.square().sum()) for values in fresh), float(sum(map(len, fresh)))]
+        self._distances.append(self.processes.sum(torch.tensor(sums, device=self.device)))
+        squares, count = torch.stack([*self._distances]).sum(0).tolist()
+        return len(self._distances) == STOP_WINDOW and squares > self.config.stop_above * count
 
     def _micro_batches(self, samples: list[Sample]) -> tuple[list[dict[str, Tensor]], float]:
         """This process's share of a minibatch, and the fraction of padding in all of it."""

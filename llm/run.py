@@ -37,6 +37,7 @@ _COUNTERS = (
     "engine_mismatch",
     "first_accuracy",
     "last_accuracy",
+    "first_pass_at_1",
 )
 
 
@@ -69,6 +70,8 @@ class Run:
     first_accuracy: float | None = None
     """Greedy accuracy before training."""
     last_accuracy: float | None = None
+    first_pass_at_1: float | None = None
+    """Of sampled answers before training."""
 
     def learning_rate(self) -> float:
         """Of the next update."""
@@ -119,7 +122,7 @@ def restore_snapshot(run: Run, tree: dict[str, Any]) -> None:
     run.collector.generated = tree["generated"]
     run.collector.watch.ever = tree.get("judged", True)  # older checkpoints do not say
     for name in _COUNTERS:
-        setattr(run, name, tree["counters"][name])
+        setattr(run, name, tree["counters"].get(name))  # older checkpoints have fewer
     run.engine.sync_weights(run.model, run.iterations)
 
 

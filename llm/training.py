@@ -14,7 +14,13 @@ from torch import Tensor
 from r2vpo.errors import NoVerdicts, OutOfMemory, RolloutError, TrainingDiverged
 from r2vpo.llm.collection import Group, describe, to_iteration
 from r2vpo.llm.config import LLMConfig
-from r2vpo.llm.evaluation.held_out import EVAL_TEMPERATURE, EVAL_TOP_P, accuracy, accuracy_on_the_way, judged_accuracy
+from r2vpo.llm.evaluation.held_out import (
+    EVAL_TEMPERATURE,
+    EVAL_TOP_P,
+    judged_accuracy,
+    point_of_the_curve,
+    point_on_the_way,
+)
 from r2vpo.llm.experience import unpack
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.llm.models.loading import save_pretrained
@@ -46,7 +52,9 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
     """
     config, stop = run.config, StopRequest()
     if run.first_accuracy is None and not run.iterations and run.eval_problems and config.eval_every:
-        run.first_accuracy = run.last_accuracy = accuracy(run.collector, run.eval_problems)
+        first = point_of_the_curve(run)
+        run.first_accuracy = run.last_accuracy = first["accuracy_greedy"]
+        run.first_pass_at_1 = first.get("pass_at_1")
     last_checkpoint = time.monotonic()
     quiet = not progress_bar or not run.processes.is_main
     line = LiveLine(config.total_rollouts, "rollouts", done=run.rollouts, quiet=quiet)
@@ -83,7 +91,7 @@ def _iterate(run: Run) -> dict[str, Any]:
     run.engine.sync_weights(run.model, run.iterations)
     seconds["sync_seconds"] = time.perf_counter() - synced
     run.train_seconds += time.perf_counter() - started
-    metrics = {**describe(groups), **summary, **seconds, "accuracy_greedy": _held_out(run)}
+    metrics = {**describe(groups), **summary, **seconds, **_held_out(run)}
     _watch_rewards(run, groups)
     if run.directory is not None:
         log_completions(run, groups)
@@ -131,12 +139,16 @@ def _settle_log_probs(run: Run, iteration: dict[str, Tensor]) -> None:
         run.learner.rescore(iteration)
 
 
-def _held_out(run: Run) -> float | None:
+def _held_out(run: Run) -> dict[str, float | None]:
+    """A point of the curve where one is due; the first line also has the point before training."""
     config = run.config
     due = config.eval_every and run.iterations % config.eval_every == 0
-    if not due or not run.eval_problems:
-        return None
-    return accuracy_on_the_way(run)
+    point: dict[str, float | None] = {"accuracy_greedy": None}
+    if due and run.eval_problems:
+        point = point_on_the_way(run)
+    if run.iterations == 1 and run.first_accuracy is not None:
+        point |= {"first_accuracy_greedy": run.first_accuracy, "first_pass_at_1": run.first_pass_at_1}
+    return point
 
 
 def _watch_rewards(run: Run, groups: list[Group]) -> None:
@@ -256,6 +268,7 @@ def finish_run(run: Run) -> dict[str, Any]:
         "pass_at_1": None,
         "eval_problems": len(run.eval_problems),
         "first_accuracy_greedy": run.first_accuracy,
+        "first_pass_at_1": run.first_pass_at_1,
         "engine": run.engine_name,
         "engine_mismatch": run.engine_mismatch,
         "processes": run.processes.count,

@@ -20,8 +20,17 @@ from r2vpo.llm.data.sources import PARTS, SOURCES, read_builtin
 REASONING_GYM = "reasoning-gym:"
 """Prefix of procedurally generated datasets; a reasoning-gym task follows, with settings: ``gcd,max_value=60``."""
 
-PROCEDURAL = ("arithmetic",)
+PROCEDURAL = ("arithmetic", "expressions")
 """Built-in datasets that are generated."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "arithmetic": {"reward": ("exact",)},
+    "expressions": {"reward": ("number",)},
+    "gsm8k": {"reward": ("math_verify",)},
+    "dapo-math-17k": {"reward": ("math_dapo",)},
+    # reasoning-gym's verifiers give partial credit, and less than 1 to whatever is not right.
+    REASONING_GYM: {"reward": ("reasoning_gym",), "solved_above": 0.99},
+}
 
 PROMPT_ALIASES = ("problem", "question")
 """Columns taken as the prompt where it is to be ``prompt`` and there is none."""
@@ -35,6 +44,11 @@ ANSWER_ALIASES = ("solution", "ground_truth")
 def builtin_names() -> tuple[str, ...]:
     """Names that :func:`load_rows` knows without a file or a hub."""
     return (*PROCEDURAL, *SOURCES, *PARTS, f"{REASONING_GYM}TASK")
+
+
+def dataset_defaults(name: str) -> dict[str, Any]:
+    """How the answers of a dataset are verified, and from which reward on a problem counts as solved."""
+    return _DEFAULTS.get(REASONING_GYM if name.startswith(REASONING_GYM) else name, {"reward": ("math_verify",)})
 
 
 def has_held_out_split(name: str) -> bool:
@@ -218,6 +232,10 @@ def _read(name: str, split: str, limit: int | None) -> list[Row]:
         from r2vpo.envs.arithmetic import arithmetic_rows
 
         return arithmetic_rows(split, limit)
+    if name == "expressions":
+        from r2vpo.envs.expressions import expression_rows
+
+        return expression_rows(split, limit)
     if name.startswith(REASONING_GYM):
         from r2vpo.envs.reasoning import parse_task, reasoning_rows
 

@@ -13,11 +13,10 @@ import tyro
 from annotated_types import MinLen
 
 from r2vpo.errors import ConfigError, RewardError
-from r2vpo.llm.config import TINY, dataset_defaults
-from r2vpo.llm.data.rows import PROCEDURAL, REASONING_GYM
+from r2vpo.llm.data.rows import PROCEDURAL, REASONING_GYM, dataset_defaults
 from r2vpo.llm.evaluation.protocol import EvaluationProtocol
 from r2vpo.llm.evaluation.target import EvaluatedModel, find_model, weights_fingerprint
-from r2vpo.llm.models.tiny_names import is_tiny
+from r2vpo.llm.models.tiny_names import tiny_preset
 from r2vpo.validation import Count, check_fields
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def make_protocol(command: EvaluateCommand, model: EvaluatedModel) -> Evaluation
         ConfigError: A value outside its range.
     """
     run = model.run_config
-    limit = TINY["max_completion_tokens"] if is_tiny(model.source) else DEFAULT_MAX_TOKENS
+    limit = tiny_preset(model.source).get("max_completion_tokens", DEFAULT_MAX_TOKENS)
     return EvaluationProtocol(
         samples=command.samples,
         k=command.k if command.k is not None else tuple(k for k in DEFAULT_K if k <= command.samples),

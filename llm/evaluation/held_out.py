@@ -72,16 +72,24 @@ def judged_accuracy(
     return fraction
 
 
-def accuracy_on_the_way(run: Run) -> float | None:
-    """Greedy accuracy between two iterations; where it cannot be had, that is logged and training goes on."""
+def point_of_the_curve(run: Run) -> dict[str, float | None]:
+    """What an evaluation between updates finds: ``accuracy_greedy`` and, where asked for, ``pass_at_1``."""
+    point = {"accuracy_greedy": accuracy(run.collector, run.eval_problems)}
+    if samples := run.config.eval_samples_on_the_way:
+        point["pass_at_1"] = accuracy(run.collector, run.eval_problems, samples, EVAL_TEMPERATURE, EVAL_TOP_P)
+    return point
+
+
+def point_on_the_way(run: Run) -> dict[str, float | None]:
+    """The same between two iterations; where it cannot be had, that is logged and training goes on."""
     try:
-        value = accuracy(run.collector, run.eval_problems)
+        point = point_of_the_curve(run)
     except Exception as error:  # of a reward or an engine; a checkpoint is worth more than a point of a curve
         _log.warning("no held-out accuracy at rollout %d: %s: %s", run.rollouts, type(error).__name__, error)
-        return None
-    if value is not None:
-        run.last_accuracy = value
-    return value
+        return {"accuracy_greedy": None}
+    if point["accuracy_greedy"] is not None:
+        run.last_accuracy = point["accuracy_greedy"]
+    return point
 
 
 def _fraction(shares: Sequence[_Share]) -> float | None:

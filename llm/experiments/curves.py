@@ -20,6 +20,7 @@ from r2vpo.llm.experiments.style import (
     PINK,
     Look,
     constant_in_the_middle,
+    curve_of,
     finish_axis,
     group_runs,
     legend_handles,
@@ -43,6 +44,7 @@ _PANELS = (
 )
 _LOGARITHMIC = ("ratio_variance",)
 _SMOOTHED = ("reward",)
+_MEASURED = ("accuracy_greedy", "pass_at_1")
 _TIMES = (
     ("generate_seconds", "generate", BLUE),
     ("verify_seconds", "verify", GREEN),
@@ -116,14 +118,14 @@ def _styles_and_names(
 
 
 def _draw_metric(axis: Axes, run: PlottedRun, name: str, style: Look, raw: bool) -> None:
-    steps, values = run.series(name)
+    steps, values = curve_of(run, name)
     lambda_unused = name == "lam" and run.config.get("objective", "r2vpo") != "r2vpo"
     if not len(steps) or lambda_unused:
         return
     window = smoothing_window(len(values)) if name in _SMOOTHED else 1
     if window > 1 and raw:
         axis.plot(steps, values, color=style.color, linewidth=0.7, alpha=0.3)
-    marker = "o" if (len(steps) <= 40 and name == "accuracy_greedy") or len(steps) == 1 else None
+    marker = "o" if (len(steps) <= 40 and name in _MEASURED) or len(steps) == 1 else None
     axis.plot(steps, smooth(values, window), linewidth=1.5, marker=marker, markersize=3, **style.line())
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from r2vpo.llm.experiments.style import (
     GREY,
     Look,
+    curve_of,
     finish_axis,
     group_runs,
     legend_handles,
@@ -89,7 +90,7 @@ def _short(name: str) -> str:
 
 
 def _draw_group(axis: Axes, runs: Sequence[PlottedRun], name: str, style: Look) -> None:
-    curves = [(steps, values) for steps, values in (run.series(name) for run in runs) if len(steps)]
+    curves = [(steps, values) for steps, values in (curve_of(run, name) for run in runs) if len(steps)]
     if name == "reward":
         curves = [(steps, smooth(values, smoothing_window(len(values)))) for steps, values in curves]
     if not curves:

@@ -54,6 +54,13 @@ def method_of(run: PlottedRun) -> str:
     return " ".join(str(config[key]) for key in ("objective", "algo") if key in config) or run.path.name
 
 
+def curve_of(run: PlottedRun, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps and values of a metric; of one that was measured before training, from there on."""
+    steps, values = run.series(name)
+    first = run.metrics[0].get(f"first_{name}") if run.metrics else None
+    return (steps, values) if first is None else (np.append(0.0, steps), np.append(first, values))
+
+
 def group_runs(runs: Sequence[PlottedRun]) -> dict[str, list[PlottedRun]]:
     """Runs that differ by their seed alone, under a label; settings that differ within one method are in its label."""
     methods: dict[str, list[PlottedRun]] = {}

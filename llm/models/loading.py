@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from r2vpo.errors import ConfigError
 from r2vpo.llm.data.rows import REASONING_GYM
 from r2vpo.llm.models import smollm
-from r2vpo.llm.models.tiny_names import ARITHMETIC, is_tiny, make_tiny
+from r2vpo.llm.models.tiny_names import ARITHMETIC, EXPRESSIONS, is_tiny, make_tiny
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +25,7 @@ CONFIG = "config.json"
 
 BUILT_IN: dict[str, Callable[[], Path]] = {
     ARITHMETIC: lambda: make_tiny(ARITHMETIC),
+    EXPRESSIONS: lambda: make_tiny(EXPRESSIONS),
     smollm.NAME: smollm.smollm_directory,
 }
 """Models that need no hub: functions that return the directory they are in, making it where need be. The tiny models

@@ -1,8 +1,9 @@
-"""Small Qwen2 models that are made here in a minute, already right about half of the time.
+"""Small Qwen2 models that are made here in minutes, already right about half of the time.
 
 Each has its own tokenizer (one token a character) and is trained from random weights, supervised, on a few of the
-training problems of its task until it solves half of the validation problems. The held-out test problems are never
-seen. The task of the default model is :mod:`r2vpo.envs.arithmetic`; :mod:`r2vpo.llm.models.tiny_reasoning` has others.
+training problems of its task until it solves enough of the validation problems. The held-out test problems are never
+seen. The task of the default model is :mod:`r2vpo.envs.arithmetic`; :mod:`r2vpo.envs.expressions` takes several steps;
+:mod:`r2vpo.llm.models.tiny_reasoning` has others.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from r2vpo.envs.arithmetic import ArithmeticTask
+from r2vpo.envs.expressions import ExpressionTask
 from r2vpo.errors import ConfigError
 from r2vpo.llm.data.files import Row
 from r2vpo.runs.cache import made_once
@@ -38,6 +40,10 @@ class TinyModelSettings(ABC):
 
     family: ClassVar[str]
     """Begins the name in the cache."""
+    batch_size: ClassVar[int] = 256
+    """Examples in a step of the warm start."""
+    eval_every: ClassVar[int] = 5
+    """Steps between its evaluations."""
 
     seed: int = 0
     """Of the first weights and of the order of the examples."""
@@ -115,6 +121,35 @@ class TinySettings(TinyModelSettings):
         return make_tokenizer(self.max_length)
 
 
+@dataclass(frozen=True)
+class ExpressionSettings(TinyModelSettings):
+    """The model of expressions that are worked out a step at a time; it learns from the steps."""
+
+    family: ClassVar[str] = "tiny-expressions"
+    batch_size: ClassVar[int] = 64
+    eval_every: ClassVar[int] = 20
+
+    operands: int = ExpressionTask.operands
+    """Numbers in an expression."""
+    target_accuracy: float = 0.35
+    """Greedy accuracy on the validation problems at which the warm start stops."""
+    examples: int = 3000
+    """Worked problems it may learn from."""
+    learning_rate: float = 2e-3
+    """Of the warm start."""
+
+    def problems(self) -> tuple[list[Row], list[Row]]:
+        """The first training problems in the order of the seed, and 200 validation problems."""
+        task = ExpressionTask(self.operands)
+        return task.rows("train", self.examples, self.seed), task.rows("validation", 200)
+
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """Digits, signs and brackets."""
+        from r2vpo.llm.models.tiny_tokenizer import make_tokenizer
+
+        return make_tokenizer(self.max_length)
+
+
 def ensure_tiny_model(quiet: bool = False, **settings: Any) -> Path:
     """Directory of the arithmetic model in Hugging Face's format; see :func:`ensure_made`.
 
@@ -181,6 +216,8 @@ def train_tiny(model: PreTrainedModel, settings: TinyModelSettings, quiet: bool 
         WarmStartSettings(
             target_accuracy=settings.target_accuracy,
             learning_rate=settings.learning_rate,
+            batch_size=settings.batch_size,
+            eval_every=settings.eval_every,
             max_steps=settings.max_steps,
         ),
         seed=settings.seed,

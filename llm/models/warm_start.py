@@ -58,9 +58,9 @@ class Examples:
 
     @classmethod
     def of(cls, rows: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> Examples:
-        """Labels cover the answer and the end of the text."""
+        """Labels cover the answer, or what a row has as ``worked`` in its place, and the end of the text."""
         prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
-        answers = tokenizer([row["answer"] for row in rows], add_special_tokens=False)["input_ids"]
+        answers = tokenizer([row.get("worked", row["answer"]) for row in rows], add_special_tokens=False)["input_ids"]
         width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True)) + 1
         tokens = torch.full((len(rows), width), tokenizer.pad_token_id)
         labels = torch.full((len(rows), width), IGNORED)
@@ -120,9 +120,9 @@ def warm_start(
 
 @torch.no_grad()
 def greedy_accuracy(model: PreTrainedModel, examples: Examples, batch_size: int = 1024) -> float:
-    """Fraction of problems whose greedy answer is right.
+    """Fraction of problems whose greedy answer is the one in the labels.
 
-    A greedy answer is right exactly when every token of the right answer, its end included, is the most likely one
+    It is exactly when every token of the right answer, its end included, is the most likely one
     after those before it: one forward pass tells, without generating.
     """
     right = 0

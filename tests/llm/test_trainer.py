@@ -24,6 +24,7 @@ from r2vpo.errors import (
 )
 from r2vpo.llm import R2VPOTrainer, training
 from r2vpo.llm.config import METHODS
+from r2vpo.llm.learner import STOP_WINDOW
 from r2vpo.llm.run import restore_snapshot, take_snapshot
 from r2vpo.runs.checkpoint import load_tree
 from r2vpo.runs.directory import read_metrics
@@ -66,11 +67,26 @@ def test_run_directory_holds_everything_and_the_saved_model_gives_the_same_answe
     assert all(contract | seconds <= set(line) for line in metrics)
     assert set(metrics[-1]["ratio_variance_by_age"]) == {"0", "1", "2", "3"}
     assert [line["accuracy_greedy"] is not None for line in metrics] == [False, True, False, True]
+    assert ["pass_at_1" in line for line in metrics] == [False, True, False, True]
+    first = summary["first_accuracy_greedy"], summary["first_pass_at_1"]
+    assert (metrics[0]["first_accuracy_greedy"], metrics[0]["first_pass_at_1"]) == first
+    assert all(0 <= value < 0.5 for value in first)
     from transformers import AutoModelForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(run / "model")
     for name, values in trainer.model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], values, rtol=0, atol=0)
+
+
+def test_an_update_ends_once_the_newest_completions_are_further_away_than_allowed():
+    steps = {}
+    for bound in (None, 1e9, 1e-3):
+        seen = steps[bound] = []
+        count = lambda _, metrics, seen=seen: seen.append(metrics["gradient_steps"])  # noqa: E731
+        settings = {"utd": 8, "buffer_iterations": 2, "total_rollouts": 64, "eval_every": 0, "eval_samples": 0}
+        make(callbacks=count, stop_above=bound, **settings).train(progress_bar=False)
+    assert steps[None] == steps[1e9] == [16, 16]
+    assert all(STOP_WINDOW <= number < 16 for number in steps[1e-3])
 
 
 def test_ratio_is_one_before_the_first_gradient_step():

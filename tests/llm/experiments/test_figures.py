@@ -12,7 +12,7 @@ from r2vpo.llm.experiments import curves as figures
 from r2vpo.llm.experiments import figure2, figure3
 from r2vpo.llm.experiments.figure2 import draw_figure2, read_tokens
 from r2vpo.llm.experiments.figure3 import draw_figure3, mean_and_range
-from r2vpo.llm.experiments.style import group_runs, looks, smooth
+from r2vpo.llm.experiments.style import curve_of, group_runs, looks, smooth
 from r2vpo.runs.plotting import PlottedRun, load_run
 
 PNG = b"\x89PNG"
@@ -185,6 +185,13 @@ def test_figure_3_averages_the_seeds_of_a_method(tmp_path, monkeypatch):
     assert legend == ["grpo (3 seeds)", "r2vpo-off (2 seeds)"]
 
 
+def test_the_point_before_training_begins_the_curve():
+    before = {"step": 10, "first_accuracy_greedy": 0.25, "accuracy_greedy": None, "reward": 0.5}
+    run = PlottedRun(Path("run"), {}, [before, {"step": 20, "accuracy_greedy": 0.75}])
+    assert [values.tolist() for values in curve_of(run, "accuracy_greedy")] == [[0.0, 20.0], [0.25, 0.75]]
+    assert [values.tolist() for values in curve_of(run, "reward")] == [[10.0], [0.5]]
+
+
 def test_figure_3_has_a_row_for_each_model(tmp_path, monkeypatch):
     runs = [write_run(tmp_path / model, model=model, iterations=3) for model in ("small", "large")]
     seen = captured_figure(monkeypatch, figure3)
@@ -194,7 +201,7 @@ def test_figure_3_has_a_row_for_each_model(tmp_path, monkeypatch):
 
 
 def test_figure_3_says_the_name_of_a_task_and_of_its_own_model_once(tmp_path, monkeypatch):
-    task = "reasoning-gym:spell_backward,min_word_len=3"
+    task = "reasoning-gym:chain_sum,min_terms=3,max_terms=4"
     run = write_run(tmp_path / "run", model=task, dataset=task, iterations=3)
     seen = captured_figure(monkeypatch, figure3)
     draw_figure3([run], tmp_path / "figure3.png")

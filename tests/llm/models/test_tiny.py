@@ -9,7 +9,8 @@ import torch
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.models import tiny, warm_start
-from r2vpo.llm.models.tiny import TinySettings, build_model, ensure_tiny_model, train_tiny
+from r2vpo.llm.models.tiny import ExpressionSettings, TinySettings, build_model, ensure_tiny_model, train_tiny
+from r2vpo.llm.models.tiny_names import tiny_preset
 from r2vpo.llm.models.tiny_tokenizer import BOS_ID, EOS_ID, PAD_ID, make_tokenizer, vocabulary
 from r2vpo.llm.models.warm_start import IGNORED, Examples, greedy_accuracy
 from r2vpo.runs.cache import cache_directory
@@ -58,6 +59,24 @@ def test_labels_cover_the_answer_and_its_end():
     assert examples.tokens[0].tolist() == [BOS_ID, *(digit[c] for c in "1+2=3"), EOS_ID, PAD_ID]
     assert examples.labels[0].tolist() == [IGNORED] * 5 + [digit["3"], EOS_ID, IGNORED]
     assert examples.labels[1].tolist() == [IGNORED] * 5 + [digit["1"], digit["8"], EOS_ID]
+
+
+def test_worked_steps_are_what_is_learned_where_a_row_has_them():
+    tokenizer = make_tokenizer()
+    examples = Examples.of([{"prompt": "1+2+3=", "answer": "6", "worked": "3+3=6"}], tokenizer)
+    assert tokenizer.decode(examples.labels[0][examples.labels[0] != IGNORED]) == "3+3=6<eos>"
+
+
+def test_the_model_of_expressions_learns_other_problems_than_it_validates_on_and_can_write_them():
+    settings = ExpressionSettings(examples=50)
+    learned, validation = settings.problems()
+    assert len({row["prompt"] for row in learned}) == 50
+    assert not {row["prompt"] for row in learned} & {row["prompt"] for row in validation}
+    tokens = Examples.of(learned, settings.tokenizer()).tokens
+    assert settings.tokenizer().unk_token_id not in tokens
+    limits = tiny_preset("expressions")
+    assert tokens.shape[1] < limits["max_prompt_tokens"] + limits["max_completion_tokens"]
+    assert build_model(settings).num_parameters() < 5e6
 
 
 def test_saved_model_loads_with_the_auto_classes_and_answers_greedily_as_measured():
