@@ -5,7 +5,7 @@
     accelerate launch --cpu --num_processes 2 examples/trl_arithmetic.py       # or on several GPUs, without --cpu
 
 The model (0.5 million parameters) is made on the first run, in about a minute, and solves half of the problems before
-this training. The settings are those of `python scripts/sample_efficiency.py final` for r2vpo-off.
+this training. The settings are those chosen for r2vpo-off in docs/results/llm.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``r2vpo llm train | evaluate | compare``."""
+"""``r2vpo llm train | evaluate | compare | study``."""
 
 from __future__ import annotations
 
@@ -48,17 +48,23 @@ class ResumeCommand:
     """Also write the summary to this file."""
 
 
-_USAGE = """usage: r2vpo llm {train,evaluate,compare} ...
+_USAGE = """usage: r2vpo llm {train,evaluate,compare,study} ...
 
   train      fine-tune a language model: R²VPO on- or off-policy, GRPO, or any objective of the core
   evaluate   pass@1 and pass@k of a model on benchmarks
   compare    train several methods on the same problems and seeds, and compare them
+  study      search every method's settings alike, then compare them at their best
 """
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one of the commands."""
-    commands: dict[str, Callable[[list[str]], int]] = {"train": _train, "evaluate": _evaluate, "compare": _compare}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "compare": _compare,
+        "study": _study,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return 0 if arguments else 2
@@ -141,6 +147,12 @@ def _compare(arguments: list[str]) -> int:
     from r2vpo.llm.experiments.compare import main as compare
 
     return compare(arguments)
+
+
+def _study(arguments: list[str]) -> int:
+    from r2vpo.llm.experiments.study import main as study
+
+    return study(arguments)
 
 
 def _default_run_dir(settings: dict[str, Any]) -> Path:

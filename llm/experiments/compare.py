@@ -88,8 +88,8 @@ def compare_jobs(
     from r2vpo.runs import study
     from r2vpo.runs.directory import take_lock
 
-    _check(jobs)
-    _make_model_once(jobs)
+    check_jobs(jobs)
+    make_models(jobs)
     with take_lock(out, "out"):
         return study.compare_jobs(
             jobs,
@@ -103,7 +103,7 @@ def compare_jobs(
         )
 
 
-def _check(jobs: Sequence[Job]) -> None:
+def check_jobs(jobs: Sequence[Job]) -> None:
     """Raise ConfigError for settings, a dataset or a reward that no run could work with."""
     datasets, rewards = set[tuple[str, str, str]](), set[str]()
     for job in jobs:
@@ -116,7 +116,7 @@ def _check(jobs: Sequence[Job]) -> None:
         getattr(make_reward(reward), "close", lambda: None)()
 
 
-def _make_model_once(jobs: Sequence[Job]) -> None:
+def make_models(jobs: Sequence[Job]) -> None:
     """So that the workers do not all make it at once."""
     from r2vpo.llm.models.tiny_names import is_tiny, make_tiny
 
