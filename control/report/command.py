@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class ReportCommand:
     """Of the bootstrap."""
     videos: int | None = None
     """Show videos of this many tasks at most, the first ones; of all when not given."""
+    interactive: bool = True
+    """Learning curves with hover and switches, where plotly is installed; they make the page 5 MB larger."""
     title: str | None = None
     """Of the page; named after algorithms and tasks when not given."""
     quiet: bool = False
@@ -52,6 +55,10 @@ def main(arguments: Sequence[str]) -> int:
     write_report(command, shlex.join(["r2vpo", "report", *arguments]))
     for name in (PAGE, NUMBERS):
         print(command.out / name)
+    from r2vpo.control.report.interactive import is_available
+
+    if command.interactive and not is_available():
+        print("the curves are pictures: pip install 'r2vpo[report]' makes them interactive", file=sys.stderr)
     return 0
 
 
@@ -66,6 +73,7 @@ def write_report(command: ReportCommand, words: str) -> dict[str, Any]:
         ConfigError: A setting that is not allowed, missing files, or lines that do not belong together.
         R2VPOError: Lines that are damaged, or a folder that cannot be written.
     """
+    from r2vpo.control.report import interactive
     from r2vpo.control.report.figures import draw_all
     from r2vpo.control.report.lines import choose_videos
     from r2vpo.control.report.numbers import numbers_of
@@ -89,7 +97,8 @@ def write_report(command: ReportCommand, words: str) -> dict[str, Any]:
         document["videos"] = [{**row, "path": str(row["path"]) if row["path"] else None} for row in films]
         try:
             command.out.mkdir(parents=True, exist_ok=True)
-            page = render(document, draw_all(document, command.out), [row["path"] for row in films])
+            pictures, paths = draw_all(document, command.out), [row["path"] for row in films]
+            page = render(document, pictures, paths, command.interactive and interactive.is_available())
             write_text_atomically(command.out / PAGE, page)
             write_text_atomically(command.out / NUMBERS, json.dumps(document, indent=1, allow_nan=False) + "\n")
         except OSError as error:

@@ -64,7 +64,7 @@ def draw_all(document: Row, out: Path) -> dict[str, list[Picture]]:
     if document["improvement"]:
         picture = draw_improvement(document["improvement"], document["baseline"], style, out / "improvement.png")
         pictures["improvement"].append(picture)
-    for name, axis_name, rows, label in _curve_sets(document):
+    for name, axis_name, rows, label in curve_sets(document):
         pictures[name] = []
         for env in document["tasks"]:
             of_task = [row for row in rows if row["env"] == env]
@@ -134,7 +134,7 @@ def draw_curves(rows: Sequence[Row], axis_name: str, label: str, style: Style, o
         color = style.color(row["algo"])
         axis.plot(x, iqm, color=color, linestyle=style.line(row["algo"]), linewidth=1.6, label=row["algo"])
         axis.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
-    if label in TRACE_TITLES.values() and _spans_decades(rows):
+    if label in TRACE_TITLES.values() and spans_decades(rows):
         axis.set_yscale("log")
     axis.set_title(env, fontsize=11)
     axis.set_xlabel("environment steps" if axis_name == "steps" else "wall-clock seconds of training")
@@ -146,7 +146,8 @@ def draw_curves(rows: Sequence[Row], axis_name: str, label: str, style: Style, o
     return Picture(save_figure(figure, output), f"{env}: {label} over {axis_name}. At the end: {told}.")
 
 
-def _curve_sets(document: Row) -> list[tuple[str, str, Sequence[Row], str]]:
+def curve_sets(document: Row) -> list[tuple[str, str, Sequence[Row], str]]:
+    """Name, axis, rows and label of each set of curves, one for each task in it."""
     sets: list[tuple[str, str, Sequence[Row], str]] = [
         ("steps", "steps", document["curves"], "training return, IQM"),
         ("seconds", "seconds", document["curves"], "training return, IQM"),
@@ -175,7 +176,8 @@ def _legend(figure: Any, axis: Any) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
 
 
-def _spans_decades(rows: Sequence[Row]) -> bool:
+def spans_decades(rows: Sequence[Row]) -> bool:
+    """Whether these curves are better seen on a logarithmic axis."""
     points = [point for row in rows for point in row["iqm"] if point is not None]
     return bool(points) and min(points) > 0 and max(points) > 20 * min(points)
 

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from r2vpo.control.report.figures import TRACE_TITLES, Picture
+from r2vpo.control.report.interactive import curves_of, script_json, scripts
 from r2vpo.control.report.numbers import INTERVALS_WITHIN_A_TASK, LAST_PART
 
 Row = dict[str, Any]
@@ -20,13 +21,16 @@ _LARGE = 20.0
 """Returns of a task whose largest is smaller get two digits after the point."""
 
 
-def render(document: Row, pictures: Mapping[str, Sequence[Picture]], films: Sequence[Path | None]) -> str:
+def render(
+    document: Row, pictures: Mapping[str, Sequence[Picture]], films: Sequence[Path | None], interactive: bool = False
+) -> str:
     """The page.
 
     Args:
         document: All numbers, as report.json has them.
         pictures: From :func:`r2vpo.control.report.figures.draw_all`.
         films: File of each row of ``document["videos"]``, None where there is none.
+        interactive: Curves drawn by plotly.js in place of pictures.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -37,12 +41,15 @@ def render(document: Row, pictures: Mapping[str, Sequence[Picture]], films: Sequ
         "counted": _counted,
         "settings_text": _settings_text,
         "data_uri": lambda path, kind: f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}",
+        "script_json": script_json,
         "zip": lambda one, other: list(zip(one, other, strict=True)),
     }
     return page.get_template("page.html.j2").render(
         document=document,
         pictures=pictures,
         films=films,
+        scripts=scripts() if interactive else [],
+        curves=curves_of(document) if interactive else None,
         trace_titles=TRACE_TITLES,
         last_part=LAST_PART,
         intervals_within_a_task=INTERVALS_WITHIN_A_TASK,

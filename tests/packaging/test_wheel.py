@@ -39,7 +39,7 @@ def test_wheel_holds_every_module_and_only_those(wheel: zipfile.ZipFile) -> None
     modules = {
         f"{target}/{file.relative_to(ROOT / folder).as_posix()}"
         for folder, target in IMPORT_NAMES.items()
-        for kind in ("*.py", "*.j2", "py.typed")
+        for kind in ("*.py", "*.j2", "*.js", "py.typed")
         for file in (ROOT / folder).rglob(kind)
     }
     members = {name for name in wheel.namelist() if ".dist-info/" not in name}

@@ -44,7 +44,7 @@ def write_lines(folder, lines):
 def report(tmp_path, lines, **settings):
     folder = write_lines(tmp_path / "study", lines)
     out = tmp_path / "out"
-    command = ReportCommand((folder,), out, **{"quiet": True, "resamples": 200, **settings})
+    command = ReportCommand((folder,), out, **{"quiet": True, "resamples": 200, "interactive": False, **settings})
     document = write_report(command, "r2vpo report study")
     assert json.loads((out / NUMBERS).read_text()) == document
     return document, parsed((out / PAGE).read_text())

@@ -12,7 +12,15 @@ from r2vpo.errors import ConfigError, R2VPOError, RunDirectoryError
 
 def test_command_line_writes_and_names_the_files(tmp_path, capsys):
     folder = write_lines(tmp_path / "study", two_algorithms())
-    words = ["report", str(folder / "runs.jsonl"), "--out", str(tmp_path / "out"), "--resamples", "50"]
+    words = [
+        "report",
+        str(folder / "runs.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+        "--resamples",
+        "50",
+        "--no-interactive",
+    ]
     assert cli.main(words) == 0
     said = capsys.readouterr()
     assert said.out.split() == [str(tmp_path / "out" / PAGE), str(tmp_path / "out" / NUMBERS)]
