@@ -154,7 +154,7 @@ class Learner:
         self.estimator = Estimator(self.policy, self.value_function, self.reward_scaler, *traces)
         module = ActorCritic(self.policy, self.value_function, config.value_coef, config.entropy_coef)
         parameters = flatten_parameters(module.parameters())
-        # PPO's usual 1e-5 holds the critic back: clipped together with the actor's, its gradients are not much larger.
+        # PPO's usual 1e-5 holds the critic back: its gradients are not much larger.
         self.optimizer = torch.optim.Adam([parameters], lr=config.learning_rate, eps=1e-8, fused=True)
         self.updater = CompiledUpdater(
             make_objective(config.objective, **config.objective_kwargs),
@@ -165,7 +165,7 @@ class Learner:
             config.max_grad_norm,
             # Beyond its bounds the clamp in the policy would stop the parameter's gradient for good.
             {"policy.log_std": (config.log_std_min, config.log_std_max)},
-            # Clipped together, the critic's larger gradient would set the size of the actor's.
+            # Clipped together, the actor's gradient, ten times as large, would set the size of the critic's.
             [sum(p.numel() for p in network.parameters()) for network in (self.policy, self.value_function)],
         )
         self._reward_floor = config.reward_floor_in_use
