@@ -19,8 +19,9 @@ import tyro
 
 from r2vpo.errors import ConfigError
 from r2vpo.llm.experiments.compare import check_jobs, compare_jobs, make_models
-from r2vpo.llm.experiments.rows import FEWEST, ROWS, Row, Settings, candidates
+from r2vpo.llm.experiments.rows import FEWEST, PASSES, ROWS, Row, Settings, candidates
 from r2vpo.llm.experiments.worker import Job
+from r2vpo.runs.study import finished_lines, run_jobs
 from r2vpo.runs.workers import Line
 
 SEARCH, FINAL, SWEEPS, CHOSEN = "search", "final", "sweeps", "chosen.json"
@@ -100,26 +101,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def search_jobs(command: StudyCommand, task: Task, lines: Iterable[Line] = ()) -> list[Job]:
-    """Every setting of every row on the first search seed, and the best third by these lines on the others.
-
-    The finalists of a row are known once its first seed is through.
-    """
-    screened = [
-        _job(command, task, name, FIRST_SEARCH_SEED, settings, command.scale / 2)
-        for settings_of_all in zip(*(candidates(ROWS[name], command.settings) for name in command.rows), strict=True)
-        for name, settings in zip(command.rows, settings_of_all, strict=True)
+def screening_jobs(command: StudyCommand, task: Task) -> list[Job]:
+    """Every setting of every row on the first search seed, the rows by turns."""
+    settings = zip(*(candidates(ROWS[name], command.settings) for name in command.rows), strict=True)
+    return [
+        _job(command, task, name, FIRST_SEARCH_SEED, own, command.scale / 2)
+        for of_all_rows in settings
+        for name, own in zip(command.rows, of_all_rows, strict=True)
     ]
-    scores = {line_key(line): area(line) for line in lines if line["seed"] == FIRST_SEARCH_SEED}
-    others = []
+
+
+def finalist_jobs(command: StudyCommand, screened: Sequence[Job], lines: Iterable[Line]) -> list[Job]:
+    """The best third of each row's settings, by their lines, on the other search seeds; without a line is worst."""
+    scores = {Job.of_line(line).key: area(line) for line in lines}
+    seeds = range(FIRST_SEARCH_SEED + 1, FIRST_SEARCH_SEED + command.search_seeds)
+    best: list[Job] = []
     for name in command.rows:
-        own = [job for job in screened if job.label == name]
-        if all(line_key(job) in scores for job in own):
-            own.sort(key=lambda job: -scores[line_key(job)])
-            best = own[: -(-len(own) // FINALISTS)]
-            seeds = range(FIRST_SEARCH_SEED + 1, FIRST_SEARCH_SEED + command.search_seeds)
-            others += [replace(job, seed=seed) for seed in seeds for job in best]
-    return [*screened, *others]
+        own = sorted((job for job in screened if job.label == name and job.key in scores), key=lambda j: -scores[j.key])
+        best += own[: -(-command.settings // FINALISTS)]
+    return [replace(job, seed=seed) for seed in seeds for job in best]
 
 
 def final_jobs(command: StudyCommand, task: Task, chosen: dict[str, Settings]) -> list[Job]:
@@ -133,13 +133,13 @@ def final_jobs(command: StudyCommand, task: Task, chosen: dict[str, Settings]) -
 
 def sweep_jobs(command: StudyCommand, task: Task, chosen: dict[str, Settings]) -> list[Job]:
     """The chosen settings of the swept rows, with one of them changed at a time."""
-    jobs = {}
-    for seed in range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + command.sweep_seeds):
-        for name, settings in chosen.items():
-            for label, change in _changes(name, ROWS[name], settings):
-                job = _job(command, task, name, seed, {**settings, **change}, command.scale)
-                jobs[replace(job, label=f"{name} {label}").key] = replace(job, label=f"{name} {label}")
-    return [*jobs.values()]
+    seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + command.sweep_seeds)
+    return [
+        replace(_job(command, task, name, seed, {**settings, **change}, command.scale), label=f"{name} {label}")
+        for seed in seeds
+        for name, settings in chosen.items()
+        for label, change in _changes(name, ROWS[name], settings)
+    ]
 
 
 def area(line: Line) -> float:
@@ -182,10 +182,11 @@ def _job(command: StudyCommand, task: Task, row: str, seed: int, settings: Setti
 def _changes(name: str, row: Row, chosen: Settings) -> Iterable[tuple[str, Settings]]:
     passes = "utd" if row.off_policy else "epochs"
     yield "as chosen", {}
-    for value in (1, 2, 4, 8, 16, 32):
-        yield f"{passes} {value}", {passes: value}
+    for value in PASSES:
+        if value != chosen.get(passes):
+            yield f"{passes} {value}", {passes: value}
     if row.off_policy:
-        for value in (1, 2, 4, 8):
+        for value in (1, 2, 8):  # all rows have 4
             yield f"buffer {value}", {"buffer_iterations": value}
     if name == "r2vpo-off":
         yield "proximal anchor", {"anchor": "proximal"}
@@ -198,47 +199,48 @@ def _changes(name: str, row: Row, chosen: Settings) -> Iterable[tuple[str, Setti
 def _run(command: StudyCommand, name: str, stage: str) -> None:
     """One stage of one task, to its end."""
     from r2vpo.runs.directory import take_lock
-    from r2vpo.runs.study import finished_lines, run_jobs
 
     task, folder = TASKS[name], command.out / name / stage
     if stage != SEARCH:
         compare_jobs(_jobs(command, name, stage), folder, command.workers, command.quiet)
         return
+    screened = screening_jobs(command, task)
+    check_jobs(screened)
+    make_models(screened)
     with take_lock(folder, "out"):
-        for _ in ("the first seed", "the others"):
-            jobs = _jobs(command, name, stage)
-            check_jobs(jobs)
-            make_models(jobs)
-            for failure in run_jobs(jobs, folder, command.workers, quiet=command.quiet):
-                print(failure, file=sys.stderr)  # settings that break a method are a finding of the search
-        lines = list(finished_lines(jobs, folder).values())
-        chosen = choose(lines, command.rows, command.search_seeds)
+        # Settings that break a method are a finding of the search, no end of the study.
+        failures = run_jobs(screened, folder, command.workers, quiet=command.quiet)
+        finalists = finalist_jobs(command, screened, finished_lines(screened, folder).values())
+        failures += run_jobs(finalists, folder, command.workers, quiet=command.quiet)
+        chosen = _chosen(command, name, command.rows)
         (folder / CHOSEN).write_text(json.dumps(chosen, indent=1) + "\n")
+    for failure in failures:
+        print(failure, file=sys.stderr)
     for row, settings in chosen.items():
         print(f"{name}: {row:20} {settings}")
     print(f"{folder / CHOSEN} ({task.name})")
 
 
 def _jobs(command: StudyCommand, name: str, stage: str) -> list[Job]:
-    from r2vpo.runs.study import RESULTS, read_results
-
-    task, search = TASKS[name], command.out / name / SEARCH
-    lines = read_results(search / RESULTS)
+    """Of a stage, as far as they are known."""
+    task, folder = TASKS[name], command.out / name / SEARCH
     if stage == SEARCH:
-        return search_jobs(command, task, lines)
-    rows = [name for name in command.rows if stage == FINAL or name in command.sweep_rows]
-    chosen = choose(_of_this_search(command, task, lines), rows, command.search_seeds)
+        screened = screening_jobs(command, task)
+        return [*screened, *finalist_jobs(command, screened, finished_lines(screened, folder).values())]
+    rows = [row for row in command.rows if stage == FINAL or row in command.sweep_rows]
+    chosen = _chosen(command, name, rows)
     return final_jobs(command, task, chosen) if stage == FINAL else sweep_jobs(command, task, chosen)
 
 
-def _of_this_search(command: StudyCommand, task: Task, lines: Sequence[Line]) -> list[Line]:
-    keys = {job.key for job in search_jobs(command, task, lines)}
-    return [line for line in lines if Job.of_line(line).key in keys]
+def _chosen(command: StudyCommand, name: str, rows: Sequence[str]) -> dict[str, Settings]:
+    """Of this command's search; there may be lines of others in its file."""
+    asked = screening_jobs(command, TASKS[name])
+    seeds = range(FIRST_SEARCH_SEED, FIRST_SEARCH_SEED + command.search_seeds)
+    jobs = [replace(job, seed=seed) for seed in seeds for job in asked]
+    return choose([*finished_lines(jobs, command.out / name / SEARCH).values()], rows, command.search_seeds)
 
 
 def _state(command: StudyCommand, name: str, stage: str) -> str:
-    from r2vpo.runs.study import finished_lines
-
     try:
         jobs = _jobs(command, name, stage)
     except ConfigError:

@@ -1,17 +1,26 @@
-"""The study of sample efficiency: which runs it asks for, which settings it chooses, and one that is killed."""
+"""The study of sample efficiency: which runs it asks for, which settings it chooses. Nothing is trained."""
 
 import json
-import signal
+from dataclasses import asdict
 
 import pytest
-from killing import send_when, start
 
 from r2vpo.cli import main
 from r2vpo.errors import ConfigError
 from r2vpo.llm.config import resolve_config
-from r2vpo.llm.experiments import study
+from r2vpo.llm.experiments import compare, study
 from r2vpo.llm.experiments.rows import PASSES, ROWS, candidates
-from r2vpo.llm.experiments.study import StudyCommand, choose, final_jobs, line_key, search_jobs, sweep_jobs
+from r2vpo.llm.experiments.study import (
+    StudyCommand,
+    choose,
+    final_jobs,
+    finalist_jobs,
+    line_key,
+    screening_jobs,
+    sweep_jobs,
+)
+from r2vpo.runs import study as runs_study
+from r2vpo.runs.study import finished_lines
 
 TASK = study.TASKS["expressions"]
 
@@ -22,6 +31,9 @@ def line_of(job, areas):
         "method": job.method,
         "seed": job.seed,
         "settings": job.settings,
+        "model": job.model,
+        "dataset": job.dataset,
+        "total_rollouts": job.total_rollouts,
         "first_pass_at_1": areas[0],
         "passes_at_1": areas[1:],
     }
@@ -29,7 +41,7 @@ def line_of(job, areas):
 
 def test_all_rows_are_searched_equally_hard_with_settings_that_are_allowed():
     command = StudyCommand()
-    jobs = search_jobs(command, TASK)
+    jobs = screening_jobs(command, TASK)
     assert {name: sum(job.label == name for job in jobs) for name in ROWS} == dict.fromkeys(ROWS, 12)
     assert len({job.key for job in jobs}) == len(jobs) == 12 * len(ROWS)
     for job in jobs:
@@ -53,11 +65,13 @@ def test_rows_with_open_passes_share_one_draw_in_which_every_value_occurs_equall
 
 def test_the_best_third_goes_on_to_the_other_seeds_and_the_best_over_all_seeds_is_chosen():
     command = StudyCommand(rows=("grpo", "r2vpo-off"), settings=6, search_seeds=2)
-    screened = search_jobs(command, TASK)
-    lines = [line_of(job, [0.2, 0.1 * i]) for i, job in enumerate(job for job in screened if job.label == "grpo")]
-    jobs = search_jobs(command, TASK, lines)
-    others = [job for job in jobs if job.seed == 101]
+    screened = screening_jobs(command, TASK)
+    broken, *own = (job for job in screened if job.label == "grpo")
+    lines = [line_of(job, [0.2, 0.1 * i]) for i, job in enumerate(own)]
+    others = finalist_jobs(command, screened, lines)
     assert [(job.label, job.settings) for job in others] == [("grpo", line["settings"]) for line in lines[:-3:-1]]
+    assert {job.seed for job in others} == {101}
+    assert line_key(broken) not in map(line_key, others)
     with pytest.raises(ConfigError, match="none of grpo on 2 seeds"):
         choose(lines, ("grpo",), 2)
     better_on_average = [line_of(others[0], [0.0, 0.0]), line_of(others[1], [0.2, 0.5])]
@@ -98,25 +112,59 @@ def test_what_cannot_be_run_is_refused_before_any_work(words, said, tmp_path, ca
     assert not list(tmp_path.rglob("runs.jsonl"))
 
 
-@pytest.mark.slow
-def test_a_killed_study_goes_on_and_trains_nothing_twice(tmp_path, monkeypatch, capsys):
-    words = ["llm", "study", "--tasks", "arithmetic", "--rows", "grpo", "r2vpo-off", "--sweep-rows", "r2vpo-off"]
-    words += ["--stages", "search", "final", "--settings", "2", "--search-seeds", "2", "--seeds", "2", "--workers", "1"]
-    words += ["--scale", "0.04", "--eval-every", "1", "--out", str(tmp_path)]
-    search, final = (tmp_path / "arithmetic" / stage / "runs.jsonl" for stage in ("search", "final"))
-    process = start("-m", "r2vpo", *words)
-    send_when(process, signal.SIGKILL, lambda: search.exists() and len(search.read_text().splitlines()) == 2)
-    before = search.read_text().splitlines()[:2]
-    process = start("-m", "r2vpo", *words)
-    said = process.communicate(timeout=280)[0]
-    assert process.returncode == 0, said
-    lines = search.read_text().splitlines()
-    assert lines[:2] == before
-    assert sorted((line["label"], line["seed"]) for line in map(json.loads, lines)) == sorted(
-        [(name, 100) for name in ("grpo", "r2vpo-off") for _ in range(2)] + [("grpo", 101), ("r2vpo-off", 101)]
-    )
-    assert len(final.read_text().splitlines()) == 4
-    rows = json.loads((tmp_path / "arithmetic" / "final" / "comparison.json").read_text())["comparison"]
-    assert rows[0]["sampled_efficiency"]["ratio"] == 1.0
+def fake_runs(trained, steps=4):
+    """In the place of :func:`r2vpo.runs.study.run_jobs`: lines whose curves rise with the rate; one setting breaks."""
+
+    def run_jobs(jobs, folder, workers, *, quiet=False, **more):
+        failures = []
+        for job in jobs:
+            if job.key in finished_lines(jobs, folder):
+                continue
+            trained.append(job)
+            if job.settings.get("utd") == 32:
+                failures.append(f"{job.title}: broken")
+                continue
+            curve = [
+                min(1.0, 0.3 + 200 * job.settings["learning_rate"] * i + 0.01 * (job.seed % 7)) for i in range(steps)
+            ]
+            line = {**asdict(job), "first_accuracy_greedy": 0.4, "accuracies": curve, "passes_at_1": curve}
+            line |= {"first_pass_at_1": 0.3, "steps": [512 * (i + 1) for i in range(steps)], "wall_seconds": 3.6}
+            line |= {"rewards": curve, "ratio_variances": curve, "entropies": curve, "samples_per_second": 1.0}
+            line |= {"accuracy_greedy": curve[-1], "pass_at_1": curve[-1]}
+            with (folder / "runs.jsonl").open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        return failures
+
+    return run_jobs
+
+
+def test_a_study_searches_compares_and_sweeps_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
+    trained = []
+    for module in (study, runs_study):
+        monkeypatch.setattr(module, "run_jobs", fake_runs(trained))
+    monkeypatch.setattr(study, "make_models", lambda jobs: None)
+    monkeypatch.setattr(compare, "make_models", lambda jobs: None)
+    words = ["llm", "study", "--tasks", "arithmetic", "--rows", "grpo", "grpo-epochs2", "r2vpo-off", "--seeds", "2"]
+    words += ["--settings", "6", "--search-seeds", "2", "--sweep-seeds", "1", "--out", str(tmp_path)]
     assert main([*words, "--list"]) == 0
-    assert "search   6/6 runs" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[0] == "arithmetic   search   0/18 runs"
+    assert main([*words, "--stages", "search", "final"]) == 0
+    said = capsys.readouterr()
+    assert "broken" in said.err
+    folder = tmp_path / "arithmetic"
+    chosen = json.loads((folder / "search" / "chosen.json").read_text())
+    whole = {(job.label, job.settings["learning_rate"]) for job in trained if job.settings.get("utd") != 32}
+    fastest = {name: max(rate for label, rate in whole if label == name) for name in chosen}
+    assert {name: settings["learning_rate"] for name, settings in chosen.items()} == fastest
+    rows = json.loads((folder / "final" / "comparison.json").read_text())["comparison"]
+    assert [row["method"] for row in rows] == ["grpo", "grpo-epochs2", "r2vpo-off"]
+    assert rows[2]["sampled_efficiency"]["ratio"] == rows[2]["against"]["grpo-epochs2"]["ratio"] == 1.0
+    settled = len(trained)
+    assert main([*words, "--list"]) == 0
+    assert "final    6/6 runs" in capsys.readouterr().out
+    assert main([*words, "--stages", "final", "sweeps"]) == 1  # one of the sweep is broken
+    swept = trained[settled:]
+    assert {job.label.split(" ")[0] for job in swept} == {"r2vpo-off"}
+    assert len(swept) == len({job.key for job in swept}) == 14
+    assert "1 of 14 runs failed" in capsys.readouterr().err
+    assert len((folder / "sweeps" / "runs.jsonl").read_text().splitlines()) == 13
