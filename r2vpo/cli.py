@@ -33,6 +33,7 @@ GROUPS = {
     "llm": ("r2vpo.llm.cli", "fine-tune and evaluate language models"),
     "plot": ("r2vpo.runs.plot_command", "draw the training curves of one or more runs"),
     "report": ("r2vpo.control.report.command", "one HTML page about the runs of a study"),
+    "hub": ("r2vpo.runs.hub", "push a finished run to a hub, or pull one"),
     "bench": ("r2vpo.cli:bench", "measure speed beside other libraries"),
 }
 

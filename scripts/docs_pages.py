@@ -39,6 +39,8 @@ COMMANDS = (
     "llm compare",
     "plot",
     "report",
+    "hub push",
+    "hub pull",
     "bench control",
     "bench llm",
 )
