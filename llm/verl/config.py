@@ -13,11 +13,12 @@ from verl.workers.config import PolicyLossConfig
 from r2vpo.dual import DualController
 from r2vpo.errors import ConfigError
 from r2vpo.objectives import Objective, make_objective
-from r2vpo.validation import NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective
+from r2vpo.validation import Anchor, NonNegative, ObjectiveKwargs, Positive, check_fields, check_objective, checked
 
 CONFIG_CLASS = "r2vpo.llm.verl.R2VPOPolicyLossConfig"
 POLICY_LOSS = "actor_rollout_ref.actor.policy_loss"
 ROLLOUT_CORRECTION = "${algorithm.rollout_correction}"
+BYPASS_MODE = "algorithm.rollout_correction.bypass_mode"
 
 
 @dataclass
@@ -28,7 +29,7 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
     says against which policy verl computes the ratio, and every trainer of verl reads this class before it starts.
 
     Raises:
-        ConfigError: A value outside its range, or ratios that would not be against the sampling policy.
+        ConfigError: A value outside its range, or ratios that would be against another policy than ``anchor`` says.
     """
 
     _mutable_fields: ClassVar[set[str]] = PolicyLossConfig._mutable_fields | {"lam"}
@@ -46,17 +47,21 @@ class R2VPOPolicyLossConfig(PolicyLossConfig):
     """Dual step size, above 0; none takes the rule's own default."""
     dual: str | None = None
     """``fixed``, ``paper`` (Eq. 12) or ``adaptive``; none is ``fixed`` without a delta and ``paper`` with one."""
+    anchor: str = "behaviour"
+    """Where the ratio is 1: ``behaviour``, the policy that sampled, or ``proximal``, the one that an update starts
+    from; then ``min(1, pi / pi_off)`` of that policy weighs the advantage of each token."""
 
     def __post_init__(self) -> None:
         if self.loss_mode != "r2vpo":
             raise ConfigError(f"{POLICY_LOSS}.loss_mode", self.loss_mode, f"'r2vpo' with _target_={CONFIG_CLASS}")
         check_fields(self, R2VPOPolicyLossConfig)
+        checked("anchor", self.anchor, Anchor)  # a Literal as the annotation is more than OmegaConf can read
         check_objective(self)
         if self.make_objective().needs_minibatch:
             allowed = "one whose loss is a token's or a completion's own: verl shows it one micro-batch at a time"
             raise ConfigError("objective", self.objective, allowed)
         self.make_dual()
-        _check_correction(self.rollout_correction)
+        _check_correction(self.rollout_correction, self.anchor)
 
     def make_objective(self) -> Objective:
         """The objective with its hyperparameters, lambda aside."""
@@ -81,6 +86,7 @@ def check_config(config: DictConfig) -> R2VPOPolicyLossConfig:
         ConfigError: The first setting that does not fit, with what it must be.
     """
     settings = _policy_loss(config)
+    _check_correction(OmegaConf.select(config, "algorithm.rollout_correction"), settings.anchor)
     for name, allowed, reason in REQUIRED:
         value = OmegaConf.select(config, name)
         if value not in allowed:
@@ -91,11 +97,6 @@ def check_config(config: DictConfig) -> R2VPOPolicyLossConfig:
 
 
 REQUIRED: tuple[tuple[str, tuple[Any, ...], str], ...] = (
-    (
-        "algorithm.rollout_correction.bypass_mode",
-        (True,),
-        "otherwise verl computes the old log-probs again under the current policy and rho stays near 1",
-    ),
     (
         "actor_rollout_ref.rollout.calculate_log_probs",
         (True,),
@@ -129,16 +130,18 @@ def _policy_loss(config: DictConfig) -> R2VPOPolicyLossConfig:
     return settings
 
 
-def _check_correction(correction: Any) -> None:
-    if correction is None or correction.get("bypass_mode", False) is not True:
-        value = None if correction is None else correction.get("bypass_mode", False)
-        allowed = (
-            f"True, with {POLICY_LOSS}.rollout_correction={ROLLOUT_CORRECTION}: rho is against the sampling policy"
-        )
-        raise ConfigError("algorithm.rollout_correction.bypass_mode", value, allowed)
+def _check_correction(correction: Any, anchor: str) -> None:
+    """Without the bypass verl computes the old log-probs of what it drew anew, under the policy of now."""
+    bypass = anchor == "behaviour"
+    value = None if correction is None else correction.get("bypass_mode", False)
+    if value is not bypass:
+        policy = "that sampled" if bypass else "that the update starts from"
+        allowed = f"{bypass} with anchor={anchor!r}, whose ratio is against the policy {policy}"
+        allowed += f", and {POLICY_LOSS}.rollout_correction={ROLLOUT_CORRECTION}"
+        raise ConfigError(BYPASS_MODE, value, allowed)
     for name in ("rollout_is", "rollout_rs"):
         if correction.get(name) is not None:
-            allowed = "null: in bypass mode the ratio itself is the importance weight, and verl would ignore this"
+            allowed = "null: the ratio, or the weight that anchor='proximal' adds, is the importance weight"
             raise ConfigError(f"algorithm.rollout_correction.{name}", correction.get(name), allowed)
 
 

@@ -37,20 +37,20 @@ def r2vpo_policy_loss(
         response_mask: True where a token counts, ``[B, T]``.
         loss_agg_mode: verl's name of the aggregation; ``token-mean`` divides by the tokens of the global minibatch.
         config: verl's ActorConfig; ``config.policy_loss`` has objective and lambda.
-        rollout_is_weights: Must be None.
+        rollout_is_weights: Of the advantages at the proximal anchor, from :mod:`r2vpo.llm.verl.trainer`; else None.
 
     Returns:
         The loss, and sums over this micro-batch's tokens under ``r2vpo/`` (verl averages them over micro-batches and
         ranks; divide by ``r2vpo/tokens``). ``r2vpo/max_ratio`` is the largest ratio here.
 
     Raises:
-        ConfigError: The configuration is not an :class:`R2VPOPolicyLossConfig`, or importance weights are given.
+        ConfigError: The configuration is not an :class:`R2VPOPolicyLossConfig`, or weights are given that its anchor
+            does not have, or the other way round.
     """
     settings = getattr(config, "policy_loss", None)
     if not isinstance(settings, R2VPOPolicyLossConfig):
         raise ConfigError(f"{POLICY_LOSS}._target_", type(settings).__name__, CONFIG_CLASS)
-    if rollout_is_weights is not None:
-        raise ConfigError("algorithm.rollout_correction.rollout_is", "set", "null: rho is the importance weight")
+    advantages = _weighted(advantages, rollout_is_weights, settings.anchor)
     mask = response_mask.bool()
     log_prob, old_log_prob = _full_precision(log_prob), _full_precision(old_log_prob)
     objective = settings.make_objective()
@@ -59,6 +59,14 @@ def r2vpo_policy_loss(
     elementwise = objective(log_prob, old_log_prob, _full_precision(advantages), mask, **moving)
     loss = agg_loss(loss_mat=elementwise, loss_mask=mask, loss_agg_mode=loss_agg_mode, **config.global_batch_info)
     return loss, _token_sums(log_prob.detach() - old_log_prob, advantages, mask, lam)
+
+
+def _weighted(advantages: Tensor, weights: Tensor | None, anchor: str) -> Tensor:
+    if anchor == "behaviour" and weights is not None:
+        raise ConfigError("algorithm.rollout_correction.rollout_is", "set", "null: rho is the importance weight")
+    if anchor == "proximal" and weights is None:
+        raise ConfigError("anchor", anchor, "'behaviour' in trainers other than trainer.v1.trainer_mode=r2vpo")
+    return advantages if weights is None else advantages * weights
 
 
 def _full_precision(values: Tensor) -> Tensor:

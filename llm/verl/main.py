@@ -7,13 +7,14 @@ and :func:`r2vpo.llm.verl.config.check_config` refuses what cannot work before R
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import hydra
 from omegaconf import DictConfig
 from verl.trainer.main_ppo import main as verl_main
 
 from r2vpo.llm.verl.check import SAMPLER
-from r2vpo.llm.verl.config import CONFIG_CLASS, POLICY_LOSS, ROLLOUT_CORRECTION, check_config
+from r2vpo.llm.verl.config import BYPASS_MODE, CONFIG_CLASS, POLICY_LOSS, ROLLOUT_CORRECTION, check_config
 
 FILLED_IN = (
     f"{POLICY_LOSS}._target_={CONFIG_CLASS}",
@@ -25,7 +26,8 @@ FILLED_IN = (
     f"++{POLICY_LOSS}.delta=null",
     f"++{POLICY_LOSS}.eta=null",
     f"++{POLICY_LOSS}.dual=null",
-    "algorithm.rollout_correction.bypass_mode=True",
+    f"++{POLICY_LOSS}.anchor=behaviour",
+    f"{BYPASS_MODE}=True",
     "algorithm.adv_estimator=grpo",
     "actor_rollout_ref.rollout.calculate_log_probs=True",
     "trainer.v1.trainer_mode=r2vpo",
@@ -36,6 +38,12 @@ FILLED_IN = (
     "++trainer.v1.sampler.sampler_kwargs.seed=0",
 )
 """Algorithm 2 of arXiv 2601.03320: lambda fixed at 0.04, buffer of 4 iterations, update-to-data ratio 2."""
+
+
+def filled_in(arguments: Sequence[str]) -> list[str]:
+    """What goes before these arguments; with ``anchor=proximal`` among them verl has to score anew what it draws."""
+    proximal = f"{POLICY_LOSS}.anchor=proximal" in [argument.lstrip("+") for argument in arguments]
+    return [*FILLED_IN, *([f"{BYPASS_MODE}=False"] if proximal else [])]
 
 
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
@@ -51,7 +59,7 @@ def run(config: DictConfig) -> None:
 
 def main() -> None:
     """The command: hydra reads the process's arguments, the later of two for one key wins."""
-    sys.argv[1:1] = FILLED_IN
+    sys.argv[1:1] = filled_in(sys.argv[1:])
     run()
 
 

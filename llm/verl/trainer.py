@@ -12,16 +12,19 @@ from typing import Any
 
 import transfer_queue as tq
 from omegaconf import DictConfig
+from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
+from verl.workers.utils.padding import response_to_nested
 
 from r2vpo.llm.verl.config import check_config
 from r2vpo.llm.verl.loss import AVERAGED, PREFIX, TOKENS
 from r2vpo.llm.verl.sampler import FIFOReplayBuffer
+from r2vpo.replay import proximal_weights
 from r2vpo.runs.checkpoint import load_tree, save_tree
 
 STATE_FILE = "r2vpo.json"
@@ -46,7 +49,8 @@ class R2VPOTrainer(PPOTrainerSync):
     """
 
     def __init__(self, config: DictConfig) -> None:
-        self.dual = check_config(config).make_dual()
+        settings = check_config(config)
+        self.dual, self.anchor = settings.make_dual(), settings.anchor
         self._sent_lam: float | None = None
         super().__init__(config)
 
@@ -54,6 +58,20 @@ class R2VPOTrainer(PPOTrainerSync):
         # verl decides by this name which sampler it builds, how prompts are fetched and what is saved.
         self.trainer_mode = "sync"
         return super()._build_replay_buffer()
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
+        """verl's advantages and, with the proximal anchor, weights, in the field that verl hands to a loss as such."""
+        batch = super()._compute_advantage(batch, metrics)
+        if self.anchor == "behaviour":
+            return batch
+        # The old log-probs are those that verl's actor has just computed of everything drawn for this update.
+        names = ["old_log_probs", "rollout_log_probs", "response_mask"]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
+        padded = data.to_padded_tensor()
+        weights = proximal_weights(padded["old_log_probs"], padded["rollout_log_probs"])
+        fields = {"rollout_is_weights": response_to_nested(weights, data["response_mask"])}
+        fields = TensorDict(fields, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         self._send_lam()

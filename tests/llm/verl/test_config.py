@@ -18,13 +18,13 @@ from verl.trainer.ppo.core_algos import get_policy_loss_fn
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl.utils.config import omega_conf_to_dataclass, validate_config
-from verl_local import make_sampler
+from verl_local import SETTINGS, make_sampler
 
 import r2vpo.llm.verl as adapter
 from r2vpo.errors import ConfigError, HostVersionError
 from r2vpo.llm.verl.check import SAMPLER, probe
-from r2vpo.llm.verl.config import POLICY_LOSS
-from r2vpo.llm.verl.main import FILLED_IN
+from r2vpo.llm.verl.config import BYPASS_MODE, POLICY_LOSS
+from r2vpo.llm.verl.main import FILLED_IN, filled_in
 from r2vpo.llm.verl.trainer import R2VPOTrainer
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -132,6 +132,8 @@ def test_a_setting_that_would_silently_be_wrong_is_refused(config, name, value):
         ({"delta": 0.0}, "delta"),
         ({"eta": -0.1}, "eta"),
         ({"dual": "newton"}, "dual"),
+        ({"anchor": "nearest"}, "anchor"),
+        ({"anchor": "proximal"}, BYPASS_MODE),
         ({"objective": "ppo"}, "objective"),
         ({"objective": "sapo", "objective_kwargs": {"tau": 1.0}}, "tau"),
         ({"objective": "m2po"}, "objective"),  # ranks the tokens of a minibatch, of which verl shows it parts
@@ -142,6 +144,19 @@ def test_an_objective_or_dual_setting_out_of_range_is_refused(config, given, fie
     with pytest.raises(ConfigError) as caught:
         adapter.check_config(config)
     assert caught.value.field == field
+
+
+def test_the_entry_point_has_verl_score_anew_for_the_proximal_anchor_alone():
+    given = [*SETTINGS, f"{POLICY_LOSS}.anchor=proximal"]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=[*filled_in(given), *given])
+    assert adapter.check_config(config).anchor == "proximal"
+    assert OmegaConf.select(config, BYPASS_MODE) is False
+    assert filled_in(SETTINGS) == list(FILLED_IN)
+
+
+def test_the_settings_stay_a_class_that_omegaconf_can_read():
+    assert OmegaConf.structured(adapter.R2VPOPolicyLossConfig).anchor == "behaviour"
 
 
 def test_objectives_without_lambda_leave_it_where_it_is(config):

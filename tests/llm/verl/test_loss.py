@@ -38,8 +38,10 @@ def padded_batch(seed=0, rows=6, width=9):
     )
 
 
-def actor_config(config, lam=0.3, objective="r2vpo", objective_kwargs=None, **global_batch_info):
-    config.actor_rollout_ref.actor.policy_loss.update(objective=objective, objective_kwargs=objective_kwargs or {})
+def actor_config(config, lam=0.3, objective="r2vpo", objective_kwargs=None, anchor="behaviour", **global_batch_info):
+    chosen = {"objective": objective, "objective_kwargs": objective_kwargs or {}, "anchor": anchor}
+    config.actor_rollout_ref.actor.policy_loss.update(chosen)
+    config.algorithm.rollout_correction.bypass_mode = anchor == "behaviour"
     actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
     actor.policy_loss.lam = lam
     actor.global_batch_info.update(global_batch_info)
@@ -108,6 +110,21 @@ def test_the_loss_refuses_a_configuration_without_lambda_and_weights_of_another_
         adapter.r2vpo_policy_loss(*arguments, SimpleNamespace(policy_loss=PolicyLossConfig(loss_mode="r2vpo")))
     with pytest.raises(ConfigError, match="rollout_is"):
         adapter.r2vpo_policy_loss(*arguments, actor_config(config), batch.mask.float())
+    with pytest.raises(ConfigError, match="anchor='proximal' is not allowed"):  # in another trainer of verl's
+        adapter.r2vpo_policy_loss(*arguments, actor_config(config, anchor="proximal"), None)
+
+
+def test_weights_of_the_proximal_anchor_multiply_the_advantages(config):
+    batch, weights = padded_batch(), torch.rand(6, 9)
+    actor = actor_config(config, anchor="proximal", objective="spo")
+    losses = [
+        adapter.r2vpo_policy_loss(
+            batch.old, batch.log_prob, advantages, batch.mask, "token-mean", actor, rollout_is_weights=given
+        )
+        for advantages, given in ((batch.advantages, weights), (batch.advantages * weights, torch.ones(6, 9)))
+    ]
+    torch.testing.assert_close(losses[0][0], losses[1][0])
+    assert losses[0][1] == pytest.approx(losses[1][1])
 
 
 def test_lambda_reaches_the_loss_through_a_pickle(config):

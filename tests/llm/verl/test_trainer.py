@@ -50,13 +50,23 @@ class Workers:
     def update_actor(self, batch):
         self.lambdas.append(self.loss_fn.keywords["config"].policy_loss.lam)
         info = batch.extra_info
-        data = fetch(batch.keys, ["prompts", "responses", "response_mask", "old_log_probs", "advantages"])
+        self.variances.append([])
+        names = ["prompts", "responses", "response_mask", "old_log_probs", "advantages", "rollout_is_weights"]
+        # As verl's workers do, which get the fields that the batch says it has.
+        data = fetch(batch.keys, [name for name in names if name in batch.fields])
         shards = torch.arange(len(batch)).chunk(self.ranks)
         size = info["mini_batch_size"] // self.ranks
         metrics = {}
         for parts in zip(*[shard.split(size) for shard in shards], strict=True):
             append_to_dict(metrics, self._gradient_step(data, parts, info["global_batch_size"]))
         return {"metrics": metrics | {"mfu": [0.0]}}
+
+    def compute_log_prob(self, batch):
+        data = fetch(batch.keys, ["prompts", "responses"])
+        with torch.no_grad():
+            log_probs = nested([self.log_probs(data, row) for row in range(len(batch))])
+        output = TensorDict({"log_probs": log_probs, "entropy": -log_probs}, batch_size=len(batch))
+        return tq.kv_batch_put(keys=batch.keys, partition_id="train", fields=output)
 
     def save_checkpoint(self, path, *arguments, **options):
         os.makedirs(path, exist_ok=True)
@@ -85,7 +95,9 @@ class Workers:
                 append_to_dict(reported, metrics)
             by_rank.append(reported)
         self.optimizer.step()
-        return {name: Metric.aggregate_dp([reported[name] for reported in by_rank]) for name in by_rank[0]}
+        step = {name: Metric.aggregate_dp([reported[name] for reported in by_rank]) for name in by_rank[0]}
+        self.variances[-1].append(step["r2vpo/ratio_variance"] / step["r2vpo/tokens"])
+        return step
 
     def log_probs(self, data, row):
         prompt, answer = data["prompts"][row], data["responses"][row]
@@ -160,6 +172,42 @@ def test_a_short_run_improves_and_lambda_follows_equation_12(queue, config):
     assert len(set(driver.workers.lambdas)) == 10
     assert max(metrics["actor/ratio_variance"] for metrics in logged) > 0.01  # replayed data is not on-policy
     assert not [name for name in logged[0] if "r2vpo/" in name]
+
+
+def at_anchor(config, anchor, **settings):
+    config = config.copy()
+    config.actor_rollout_ref.actor.policy_loss.update(anchor=anchor, **settings)
+    config.algorithm.rollout_correction.bypass_mode = anchor == "behaviour"
+    return config
+
+
+def test_at_the_proximal_anchor_the_ratio_starts_at_one_and_truncated_ratios_weigh_the_advantages(queue, config):
+    driver = Driver(at_anchor(config, "proximal", lam=0.5, delta=0.05, eta=0.2), lr=0.2)
+    smallest = []
+    for _ in range(3):
+        metrics = driver.step()
+        data = fetch(driver.last.keys, ["old_log_probs", "rollout_log_probs", "rollout_is_weights"])
+        old, behaviour, weights = (data[name].values() for name in data.keys())  # noqa: SIM118
+        torch.testing.assert_close(weights, (old - behaviour).exp().clamp(max=1.0))
+        smallest.append(float(weights.min()))
+        first, *others = driver.workers.variances[-1]
+        assert first < 1e-10 < 1e-4 < max(others)  # a step moves its own prompts alone
+        assert metrics["actor/ratio_variance"] == pytest.approx((first + sum(others)) / 4, rel=1e-5)
+        driver.clear()
+    assert smallest[0] > 1 - 1e-6
+    assert max(smallest[1:]) < 0.9
+
+
+def test_the_anchors_are_the_same_on_a_fresh_rollout(queue, config):
+    config.trainer.v1.sampler.custom_sampler.path = None
+    tables = []
+    for anchor in ("behaviour", "proximal"):
+        driver = Driver(at_anchor(config, anchor))
+        driver.step()
+        tables.append(driver.workers.logits.detach())
+        empty()
+    torch.testing.assert_close(*tables, rtol=0, atol=1e-6)
+    assert tables[0].abs().max() > 0.01
 
 
 def test_a_run_that_is_resumed_goes_on_as_if_it_had_not_stopped(queue, config, tmp_path):
