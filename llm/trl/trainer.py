@@ -146,7 +146,8 @@ class R2VPOTrainer(GRPOTrainer):
     @torch.no_grad()
     def _scored_anew(self, drawn: Tensor) -> dict[int, Tensor]:
         """Log-probs of the drawn samples under the current policy by position, each sample scored once."""
-        self._proximal, scored = {}, {}
+        self._proximal = {}
+        scored: dict[int, Tensor] = {}
         with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             # As many forward passes in every process, which a sharded model needs: their buffers have one size.
             for positions in drawn.unique().split(self.args.per_device_train_batch_size):
