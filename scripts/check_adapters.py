@@ -2,7 +2,8 @@
 
 The host libraries of the adapters do not all fit into one environment, and the test suite skips what is absent. This
 makes an environment for each below FOLDER, installs the package with the adapter's extra, and runs the adapter's tests
-there. The first check installs the package alone and makes sure that none of the host libraries came with it.
+there. The first check installs the package alone and makes sure that none of the host libraries came with it. Tianshou,
+a peer in comparisons, wants an environment of its own like them.
 
     python scripts/check_adapters.py                    # all of them, about 15 minutes the first time
     python scripts/check_adapters.py --adapters rsl-rl
@@ -45,6 +46,7 @@ CHECKS: Mapping[str, Check] = {
     "trl": Check(("trl", "llm"), ("tests/llm/trl",), "trl"),
     "verl": Check(("verl",), ("tests/llm/verl",), "verl"),
     "rsl-rl": Check(("rsl-rl", "control"), ("tests/control/rsl_rl",), "rsl-rl-lib"),
+    "tianshou": Check(("tianshou",), ("tests/control/experiments/test_peers.py",), "tianshou"),
     "prime-rl": Check((), ("tests/llm/test_prime_rl.py",)),
 }
 
