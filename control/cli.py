@@ -34,6 +34,9 @@ class TrainCommand:
     """Run directory to go on with, instead of starting a run. Its own settings hold; --total-steps extends it."""
     config: Path | None = None
     """YAML or JSON file of settings, the config.json of a run say; flags win over it."""
+    wrapper: str = ""
+    """module:Class of a wrapper around the environment, gymnasium.wrappers:FlattenObservation say, which makes one Box
+    of a dictionary; several with commas between, the innermost first. It is kept in env_kwargs."""
     seeds: int = 1
     """Train this many seeds, --seed and those that follow it, each in a process of its own and as many at a time as
     there are cores; one directory with a run directory for each, their summary and their picture."""
@@ -121,6 +124,8 @@ def _train(arguments: list[str]) -> int:
         arguments,
         "r2vpo control train",
     )
+    if command.wrapper:
+        settings["env_kwargs"] = {**settings["env_kwargs"], "wrapper": command.wrapper}
     run_dir = command.run_dir or _default_run_dir(settings, command.seeds)
     if command.seeds != 1:
         from r2vpo.control.experiments.seeds import SeedStudy

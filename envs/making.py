@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,7 +25,7 @@ EnvSource = str | Callable[[], gym.Env]
 _KNOWN_MODEL_WARNING = "settotalmass"
 
 
-def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> gym.Env:
+def make_env(env: EnvSource, render_mode: str | None = None, *, wrapper: str = "", **kwargs: Any) -> gym.Env:
     """Make one environment.
 
     Tasks of :mod:`r2vpo.envs.tasks` and, where it is installed, of gymnasium-robotics need no import. Goal-conditioned
@@ -33,14 +34,18 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
     Args:
         env: A Gymnasium id, or a function without arguments that returns a new environment.
         render_mode: Passed to :func:`gymnasium.make`; ignored when ``env`` is a function.
+        wrapper: ``module:Class`` of a wrapper around it that needs no other argument, or several with commas between,
+            the innermost first. It is an argument of the environment like any other, and goes wherever those go.
         kwargs: Further arguments of the environment.
 
     Raises:
-        ConfigError: An id that is unknown, with the closest known ones, or cannot be made; or no function that makes an
-            environment.
+        ConfigError: An id that is unknown, with the closest known ones, or cannot be made; no function that makes an
+            environment; or no wrapper.
     """
-    if not isinstance(env, str):
-        return _made_by(env)
+    return _wrapped(_made_by(env) if not isinstance(env, str) else _made_of_id(env, render_mode, kwargs), wrapper)
+
+
+def _made_of_id(env: str, render_mode: str | None, kwargs: dict[str, Any]) -> gym.Env:
     if render_mode is not None:  # an environment that renders nothing need not know of it
         kwargs["render_mode"] = render_mode
     register_tasks()
@@ -55,6 +60,23 @@ def make_env(env: EnvSource, render_mode: str | None = None, **kwargs: Any) -> g
         except Exception as error:  # of Gymnasium, of a module that is not there, or of the environment's constructor
             said = f"an id Gymnasium can make ({type(error).__name__}: {error})"
             raise ConfigError("env", env, said + _suggestion(env)) from error
+
+
+def _wrapped(env: gym.Env, names: str) -> gym.Env:
+    for name in filter(None, names.split(",")):
+        allowed = "module:Class of a wrapper, or of a function, that takes an environment and nothing else"
+        module, _, attribute = name.partition(":")
+        try:
+            made = getattr(importlib.import_module(module), attribute)(env)
+        except ConfigError:
+            raise
+        except Exception as error:
+            env.close()
+            raise ConfigError("wrapper", name, f"{allowed} ({type(error).__name__}: {error})") from error
+        if not isinstance(made, gym.Env):
+            raise ConfigError("wrapper", name, f"{allowed}, and returns one; this one returned {made!r}")
+        env = made
+    return env
 
 
 def env_with(env_id: str, kwargs: dict[str, Any]) -> EnvSource:
@@ -106,7 +128,8 @@ def observation_box(env: gym.Env) -> gym.spaces.Box:
     space = getattr(env, "observation_space", None)
     advice = ""
     if isinstance(space, gym.Space) and space.is_np_flattenable:
-        advice = "; gymnasium.wrappers.FlattenObservation makes one of it: env=lambda: FlattenObservation(...)"
+        how = "--wrapper gymnasium.wrappers:FlattenObservation, or env=lambda: FlattenObservation(...)"
+        advice = f"; gymnasium.wrappers.FlattenObservation makes one of it: {how}"
     return _box(env, "observation_space", f"a Box{advice}")
 
 
