@@ -37,8 +37,13 @@ class Row:
 
     def settings(self, rate: float, passes: int | None, own: int) -> Settings:
         """Settings of a run; ``passes`` count where the row does not fix them."""
-        several = {} if passes is None or self.passes_fixed else {"utd" if self.off_policy else "epochs": passes}
+        several = {} if passes is None or self.passes_fixed else {self.passes_word: passes}
         return {"learning_rate": rate, **several, **self.own[own], **self.fixed}
+
+    @property
+    def passes_word(self) -> str:
+        """The setting that says how often it passes over its data."""
+        return "utd" if self.off_policy else "epochs"
 
     @property
     def passes_fixed(self) -> bool:

@@ -7,6 +7,7 @@ sweeps around them over one setting at a time.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,14 +18,16 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from r2vpo.errors import ConfigError
+from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.llm.experiments.compare import check_jobs, compare_jobs, make_models
-from r2vpo.llm.experiments.rows import FEWEST, PASSES, ROWS, Row, Settings, candidates
+from r2vpo.llm.experiments.rows import FEWEST, ROWS, Settings, candidates
+from r2vpo.llm.experiments.sweeps import CLOSE, changes, stability
 from r2vpo.llm.experiments.worker import Job
-from r2vpo.runs.study import finished_lines, run_jobs
+from r2vpo.runs.study import COMPARISON, finished_lines, run_jobs
 from r2vpo.runs.workers import Line
 
-SEARCH, FINAL, SWEEPS, CHOSEN = "search", "final", "sweeps", "chosen.json"
+SEARCH, FINAL, SWEEPS = "search", "final", "sweeps"
+CHOSEN, STABILITY = "chosen.json", "stability.json"
 FIRST_SEARCH_SEED = 100
 """Search and sweeps use seeds from here on, the final stage those from 0."""
 FINALISTS = 3
@@ -92,12 +95,18 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     command = tyro.cli(StudyCommand, args=list(arguments), prog="r2vpo llm study")
     _check(command)
-    for name in command.tasks:
-        for stage in command.stages:
-            if command.list:
-                print(f"{name:12} {stage:8} {_state(command, name, stage)}")
-            else:
-                _run(command, name, stage)
+    failed: dict[str, R2VPOError] = {}
+    for name, stage in itertools.product(command.tasks, command.stages):
+        if command.list:
+            print(f"{name:12} {stage:8} {_state(command, name, stage)}")
+            continue
+        try:
+            _run(command, name, stage)
+        except R2VPOError as error:  # the other stages and tasks are worth having
+            print(f"{name}, {stage}: {error}", file=sys.stderr)
+            failed[f"{name}, {stage}"] = error
+    if failed:
+        raise R2VPOError(f"not whole: {'; '.join(failed)}; the same command tries them again")
     return 0
 
 
@@ -138,7 +147,7 @@ def sweep_jobs(command: StudyCommand, task: Task, chosen: dict[str, Settings]) -
         replace(_job(command, task, name, seed, {**settings, **change}, command.scale), label=f"{name} {label}")
         for seed in seeds
         for name, settings in chosen.items()
-        for label, change in _changes(name, ROWS[name], settings)
+        for label, change in changes(name, ROWS[name])
     ]
 
 
@@ -179,30 +188,17 @@ def _job(command: StudyCommand, task: Task, row: str, seed: int, settings: Setti
     return Job(ROWS[row].method, seed, task.name, task.name, rollouts, wanted, row)
 
 
-def _changes(name: str, row: Row, chosen: Settings) -> Iterable[tuple[str, Settings]]:
-    passes = "utd" if row.off_policy else "epochs"
-    yield "as chosen", {}
-    for value in PASSES:
-        if value != chosen.get(passes):
-            yield f"{passes} {value}", {passes: value}
-    if row.off_policy:
-        for value in (1, 2, 8):  # all rows have 4
-            yield f"buffer {value}", {"buffer_iterations": value}
-    if name == "r2vpo-off":
-        yield "proximal anchor", {"anchor": "proximal"}
-        yield "two-sided", {"objective": "r2vpo"}
-        yield "two-sided, proximal anchor", {"objective": "r2vpo", "anchor": "proximal"}
-        for delta in (0.02, 0.1):
-            yield f"dual, delta {delta}", {"dual": "adaptive", "delta": delta}
-
-
 def _run(command: StudyCommand, name: str, stage: str) -> None:
     """One stage of one task, to its end."""
     from r2vpo.runs.directory import take_lock
 
     task, folder = TASKS[name], command.out / name / stage
     if stage != SEARCH:
-        compare_jobs(_jobs(command, name, stage), folder, command.workers, command.quiet)
+        try:
+            compare_jobs(_jobs(command, name, stage), folder, command.workers, command.quiet)
+        finally:
+            if stage == SWEEPS and (folder / COMPARISON).exists():
+                _write_stability(command, name, folder)
         return
     screened = screening_jobs(command, task)
     check_jobs(screened)
@@ -227,9 +223,20 @@ def _jobs(command: StudyCommand, name: str, stage: str) -> list[Job]:
     if stage == SEARCH:
         screened = screening_jobs(command, task)
         return [*screened, *finalist_jobs(command, screened, finished_lines(screened, folder).values())]
-    rows = [row for row in command.rows if stage == FINAL or row in command.sweep_rows]
-    chosen = _chosen(command, name, rows)
+    chosen = _chosen(command, name, command.rows if stage == FINAL else _swept(command))
     return final_jobs(command, task, chosen) if stage == FINAL else sweep_jobs(command, task, chosen)
+
+
+def _write_stability(command: StudyCommand, name: str, folder: Path) -> None:
+    rows = json.loads((folder / COMPARISON).read_text())["comparison"]
+    found = stability(rows, _chosen(command, name, _swept(command)))
+    (folder / STABILITY).write_text(json.dumps(found, indent=1) + "\n")
+    for row, limits in found.items():
+        print(f"{name}: {row:20} within {CLOSE} of its best: {limits}")
+
+
+def _swept(command: StudyCommand) -> list[str]:
+    return [row for row in command.rows if row in command.sweep_rows]
 
 
 def _chosen(command: StudyCommand, name: str, rows: Sequence[str]) -> dict[str, Settings]:

@@ -166,5 +166,9 @@ def test_a_study_searches_compares_and_sweeps_and_the_same_command_goes_on(tmp_p
     swept = trained[settled:]
     assert {job.label.split(" ")[0] for job in swept} == {"r2vpo-off"}
     assert len(swept) == len({job.key for job in swept}) == 14
-    assert "1 of 14 runs failed" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "1 of 14 runs failed" in said.err
+    assert "not whole: arithmetic, sweeps" in said.err
+    stable = json.loads((folder / "sweeps" / "stability.json").read_text())["r2vpo-off"]
+    assert (stable["largest_utd"], stable["largest_buffer"]) == (16, 8)  # UTD 32 is the one that breaks
     assert len((folder / "sweeps" / "runs.jsonl").read_text().splitlines()) == 13
