@@ -8,7 +8,14 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from r2vpo.control.algorithm import R2VPO
-    from r2vpo.control.callbacks import BaseCallback, CallbackList, EvalCallback
+    from r2vpo.control.callbacks import (
+        BaseCallback,
+        CallbackList,
+        CheckpointCallback,
+        EvalCallback,
+        StopOnNoImprovement,
+        StopOnReward,
+    )
     from r2vpo.control.config import ControlConfig
     from r2vpo.control.evaluation import EvaluationResult, evaluate_policy
 
@@ -16,9 +23,12 @@ __all__ = [
     "R2VPO",
     "BaseCallback",
     "CallbackList",
+    "CheckpointCallback",
     "ControlConfig",
     "EvalCallback",
     "EvaluationResult",
+    "StopOnNoImprovement",
+    "StopOnReward",
     "evaluate_policy",
 ]
 
@@ -27,7 +37,14 @@ __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "algorithm": ("R2VPO",),
-        "callbacks": ("BaseCallback", "CallbackList", "EvalCallback"),
+        "callbacks": (
+            "BaseCallback",
+            "CallbackList",
+            "CheckpointCallback",
+            "EvalCallback",
+            "StopOnNoImprovement",
+            "StopOnReward",
+        ),
         "config": ("ControlConfig",),
         "evaluation": ("EvaluationResult", "evaluate_policy"),
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from r2vpo.control.callbacks import MaybeCallback, as_callback
-from r2vpo.control.collector import ActionBounds, Collector
-from r2vpo.control.config import ControlConfig
-from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EpisodeLog, EvaluationResult, evaluate_policy
-from r2vpo.control.learner import Learner
-from r2vpo.control.overlap import OverlappedCollector
-from r2vpo.control.policy import GaussianPolicy
+from r2vpo.control.callbacks import MaybeCallback, Model, as_callback
+from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EvaluationResult, evaluate_policy
+from r2vpo.control.pictures.films import Render
+from r2vpo.control.pictures.watching import Watched, watch
 from r2vpo.control.presets import config_dict, resolve_config, warn_of_stale_anchor
-from r2vpo.control.run import GradientStep, TrainingRun, needs_its_function
+from r2vpo.control.run import TrainingRun, needs_its_function
 from r2vpo.control.training import train
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource, env_name, env_with
@@ -28,7 +26,7 @@ from r2vpo.runs.directory import CHECKPOINT, RunDirectory
 from r2vpo.validation import Count, Seed, checked
 
 
-class R2VPO:
+class R2VPO(Model):
     """Ratio-variance regularized policy optimization with a Gaussian policy (arXiv 2601.03320, Algorithms 1-2).
 
     Args:
@@ -95,81 +93,6 @@ class R2VPO:
         model._hold(training)
         return model
 
-    @property
-    def config(self) -> ControlConfig:
-        """Every setting."""
-        return self._training.config
-
-    @property
-    def learner(self) -> Learner:
-        """Networks, optimizer, lambda and replay buffer."""
-        return self._training.learner
-
-    @property
-    def policy(self) -> GaussianPolicy:
-        """The Gaussian policy; its observation statistics are part of it."""
-        return self._training.learner.policy
-
-    @property
-    def collector(self) -> Collector | OverlappedCollector:
-        """Steps the environments; made on first use."""
-        return self._training.collector
-
-    @property
-    def engine(self) -> str:
-        """What steps the environments, and why."""
-        return self._training.engine
-
-    @property
-    def observation_space(self) -> gym.spaces.Box:
-        """Of one environment."""
-        return self._training.observation_space
-
-    @property
-    def action_space(self) -> gym.spaces.Box:
-        """Of one environment."""
-        return self._training.action_space
-
-    @property
-    def bounds(self) -> ActionBounds:
-        """What turns samples of the policy into actions."""
-        return self._training.bounds
-
-    @property
-    def run(self) -> RunDirectory | None:
-        """The run directory, where there is one."""
-        return self._training.directory
-
-    @property
-    def episodes(self) -> EpisodeLog:
-        """Training episodes that have ended."""
-        return self._training.episodes
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """Of the last iteration, as in metrics.jsonl; empty before the first."""
-        return self._training.metrics
-
-    @property
-    def num_timesteps(self) -> int:
-        """Environment steps taken, over all environments."""
-        return self._training.num_timesteps
-
-    @property
-    def schedule_start(self) -> int:
-        """Environment steps at which the current learning-rate schedule began."""
-        return self._training.schedule_start
-
-    @property
-    def train_seconds(self) -> float:
-        """Wall-clock seconds of training, compiling included."""
-        return self._training.train_seconds
-
-    @property
-    def gradient_step(self) -> GradientStep | None:
-        """How the last call of :meth:`learn` took its gradient steps, and why."""
-        return self._training.gradient_step
-
     def learn(
         self,
         total_timesteps: int | None = None,
@@ -182,7 +105,8 @@ class R2VPO:
         Args:
             total_timesteps: Environment steps, rounded up to whole rollouts; the learning rate decays over them.
                 None finishes the schedule under way, which is how a resumed run goes on.
-            callback: One callback, a list of them, or a function ``(locals, globals) -> bool``.
+            callback: One callback, ours or Stable-Baselines3's, a list of them, or a function
+                ``(locals, globals) -> bool``.
             progress_bar: Show the live line.
             reset_num_timesteps: When False and ``total_timesteps`` is given, count on from the steps taken.
 
@@ -200,8 +124,9 @@ class R2VPO:
         if self.run is not None:
             self.run.hold()
         try:
-            hook.init_callback(self)
-            train(self._training, hook, progress_bar, self.evaluate)
+            with self._training.logged():
+                hook.init_callback(self)
+                train(self._training, hook, progress_bar, self.evaluate)
         finally:
             if self.run is not None:
                 self.run.close()  # from here on resume() can have it; the next call of learn takes it again
@@ -263,6 +188,49 @@ class R2VPO:
         self.predict_generator.manual_seed(seed)
         with self._training.evaluation_envs(episodes) as envs:
             return evaluate_policy(self.act(deterministic), envs, episodes, seed, cut_at)
+
+    def watch(
+        self,
+        path: str | Path | None = None,
+        *,
+        render: Render = "film",
+        env: EnvSource | gym.Env | None = None,
+        env_kwargs: Mapping[str, Any] | None = None,
+        deterministic: bool = True,
+        seed: int | None = None,
+        max_episode_steps: int | None = None,
+        size: int | None = None,
+        progress_bar: bool = False,
+    ) -> Watched:
+        """Film one episode at 30 frames a second, as long as it lasts, or play it in a window.
+
+        Args:
+            path: Of the film; -2, -3, ... is added where there is one. By default video.mp4 in the run directory.
+            render: ``film``, or ``human`` for a window.
+            env: Another environment of the same spaces: an id, a function that makes one that renders, or one.
+            env_kwargs: Arguments of the environment, where it is an id.
+            deterministic: Act by the mean instead of sampling.
+            seed: Of the episode; by default that of the training.
+            max_episode_steps: Steps at which it is cut; by default the environment's time limit, or 2000.
+            size: Width and height of the film in pixels, for MuJoCo tasks.
+            progress_bar: Show the live line.
+
+        Raises:
+            ConfigError: The environment does not render, or has other spaces.
+            EnvironmentFailure: It raised, or returned what its spaces do not promise.
+        """
+        return watch(
+            self,
+            path,
+            render=render,
+            env=env,
+            env_kwargs=env_kwargs,
+            deterministic=deterministic,
+            seed=seed,
+            max_episode_steps=max_episode_steps,
+            size=size,
+            progress_bar=progress_bar,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file: policy, statistics, optimizer, replay buffer, random and environment states."""

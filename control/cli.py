@@ -1,4 +1,4 @@
-"""``r2vpo control train | evaluate | compare | study | export``."""
+"""``r2vpo control train | evaluate | enjoy | compare | study | tune | export``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class TrainCommand:
     """Train an agent. The defaults shown are those of the --algo, --preset and --config given."""
+
+    ADVANCED: ClassVar[tuple[str, ...]] = ("wrapper",)
+    """Options that ``--help`` leaves out."""
 
     run_dir: Path | None = None
     """Where everything is written; named after task, algorithm, seed and time when not given."""
@@ -85,12 +87,14 @@ class EvaluateCommand:
     """Also write the result to this file."""
 
 
-_USAGE = """usage: r2vpo control {train,evaluate,compare,study,export} ...
+_USAGE = """usage: r2vpo control {train,evaluate,enjoy,compare,study,tune,export} ...
 
   train      train an agent: R²VPO on- or off-policy, or any objective of the core
   evaluate   evaluate a trained agent, and film it
+  enjoy      watch a trained agent: a film, or a window
   compare    train several algorithms, ours and Stable-Baselines3's, and compare them
   study      tasks x algorithms x seeds as a list on disk that can be stopped, extended and gone on with
+  tune       search for settings, equally long for each of several methods
   export     write the policy as one ONNX or TorchScript file that runs without this library
 """
 
@@ -102,6 +106,8 @@ def main(arguments: Sequence[str]) -> int:
         "evaluate": _evaluate,
         "compare": _compare,
         "study": _study,
+        "enjoy": lambda words: int(import_module("r2vpo.control.pictures.enjoy").main(words)),
+        "tune": lambda words: int(import_module("r2vpo.control.experiments.tuning.command").main(words)),
         "export": lambda words: int(import_module("r2vpo.control.sharing.export").main(words)),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -229,20 +235,13 @@ def _report(path: Path, json_copy: Path | None, film: Path | None) -> None:
 
 def _film(model: R2VPO, folder: Path) -> Path | None:
     """Film the agent into a file of its own: no other film is replaced. None, and the reason, where that fails."""
-    from r2vpo.control.pictures import record_video
+    from r2vpo.control.pictures.watching import FILM, watch
 
-    path = folder / "video.mp4"
-    for number in count(2):
-        if not path.exists():
-            break
-        path = folder / f"video-{number}.mp4"
     try:
-        config = model.config
-        return record_video(model.act(True), config.env, path, seed=config.seed, env_kwargs=config.env_kwargs)
+        return watch(model, folder / FILM).film
     except Exception as error:
         # Rendering depends on drivers that a machine may lack; the trained agent is safe on disk by now.
         print(f"no video: {type(error).__name__}: {error}", file=sys.stderr)
-        path.unlink(missing_ok=True)
         return None
 
 

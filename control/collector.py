@@ -24,6 +24,10 @@ Rollout = dict[str, Tensor]
 ended, in row-major order of ``done``."""
 
 
+OnStep = Callable[[np.ndarray, np.ndarray], None]
+"""Called after a step of all environments, with its rewards and which episodes ended in it, ``[N]`` each."""
+
+
 @dataclass
 class FinishedEpisode:
     """A training episode that ended: environment steps taken by then in this rollout, return and length."""
@@ -93,12 +97,12 @@ class Collector:
         return unknown
 
     @torch.no_grad()
-    def collect(self, steps: int, on_step: Callable[[], None] | None = None) -> tuple[Rollout, list[FinishedEpisode]]:
+    def collect(self, steps: int, on_step: OnStep | None = None) -> tuple[Rollout, list[FinishedEpisode]]:
         """Take ``steps`` steps in every environment.
 
         Args:
             steps: T.
-            on_step: Called after each of them.
+            on_step: Called after each of them, with the rewards and which episodes ended, ``[N]`` each.
 
         Returns:
             The rollout and the episodes that ended in it.
@@ -136,7 +140,7 @@ class Collector:
                         finished.append(ended)
                     self.cut_early[i] = False
             if on_step is not None:
-                on_step()
+                on_step(step.rewards, step.terminated | step.truncated)
         self._count(rewards[counted:])
         rollout = {
             "observations": torch.from_numpy(observations),

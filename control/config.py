@@ -17,6 +17,7 @@ from r2vpo.validation import (
     ObjectiveKwargs,
     Positive,
     Seed,
+    Track,
     Whole,
     check_dual,
     check_fields,
@@ -197,10 +198,12 @@ class ControlConfig:
     """Episodes of the evaluation that closes a run with a run directory; 0 leaves it out."""
     eval_every: Whole = 0
     """Environment steps between evaluations while training, ten episodes by the mean action and ten sampled, which
-    go into the metrics and the picture; 0 leaves them out."""
+    go into the metrics and the picture; a run directory keeps the best model. 0 leaves them out."""
     eval_max_episode_steps: Count | None = None
     """Steps at which evaluations cut an episode that has not ended. None takes the environment's own time limit, and
     2000 where it has none."""
+    track: Track = ()
+    """Where the run is tracked besides its directory; each is a package of its own, set up by its own variables."""
 
     def __post_init__(self) -> None:
         """Check every field; raises ConfigError."""

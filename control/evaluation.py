@@ -178,11 +178,15 @@ class EpisodeLog:
 
     steps: list[int] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """In steps of one environment, where they are known: of the last ones, in runs from before they were kept."""
 
-    def add(self, step: int, episode_return: float) -> None:
+    def add(self, step: int, episode_return: float, length: int | None = None) -> None:
         """Record one finished episode."""
         self.steps.append(int(step))
         self.returns.append(float(episode_return))
+        if length is not None:
+            self.lengths.append(int(length))
 
     def curve(self, total_steps: int, points: int = 50) -> tuple[list[int], list[float | None]]:
         """Mean return of the episodes that ended in each of ``points`` equal windows of steps.

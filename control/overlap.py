@@ -19,7 +19,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from r2vpo.control.collector import ActionBounds, Collector, FinishedEpisode, Rollout
+from r2vpo.control.collector import ActionBounds, Collector, FinishedEpisode, OnStep, Rollout
 from r2vpo.control.policy import GaussianPolicy
 from r2vpo.envs.engines import Engine, make_vector_env
 from r2vpo.envs.making import EnvSource
@@ -56,12 +56,12 @@ class OverlappedCollector:
         self._process.send("reset", seed)
         self.policy.normalizer.origin.copy_(torch.from_numpy(self._process.receive()))
 
-    def collect(self, steps: int, on_step: Callable[[], None] | None = None) -> Collected:
+    def collect(self, steps: int, on_step: OnStep | None = None) -> Collected:
         """Hand out the rollout that was begun at the last call, and begin the next with the policy of now.
 
         Args:
             steps: T, the same at each call.
-            on_step: Called T times when the rollout is handed out: between two updates.
+            on_step: Called T times when the rollout is handed out, between two updates; see :meth:`Collector.collect`.
 
         Raises:
             EnvironmentFailure: As :meth:`Collector.collect`, for the rollout that would be handed out.
@@ -75,8 +75,9 @@ class OverlappedCollector:
             raise collected
         self._begin(steps)
         if on_step is not None:
-            for _ in range(steps):
-                on_step()
+            rollout, _ = collected
+            for rewards, dones in zip(rollout["rewards"].numpy(), rollout["done"].numpy(), strict=True):
+                on_step(rewards, dones)
         return collected
 
     def state_dict(self) -> dict[str, Any] | None:

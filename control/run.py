@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -27,6 +27,7 @@ from r2vpo.envs.vector import VectorEnv
 from r2vpo.errors import CheckpointError, ConfigError
 from r2vpo.processes import torch_threads
 from r2vpo.runs.directory import RunDirectory
+from r2vpo.runs.logger import Logger
 from r2vpo.runs.provenance import package_versions
 from r2vpo.validation import upgraded
 
@@ -90,6 +91,7 @@ class TrainingRun:
         """How gradient steps were taken last, and why."""
         self.metrics: dict[str, Any] = {}
         """Of the last iteration."""
+        self.logger = Logger()
         self.directory: RunDirectory | None = None
         self._envs = envs
         self._collector: Collector | OverlappedCollector | None = None
@@ -160,6 +162,11 @@ class TrainingRun:
             return collector.engine
         return f"{collector.envs.engine}: {collector.envs.engine_reason}"
 
+    def logged(self) -> AbstractContextManager[Logger]:
+        """The logger, writing to the run directory and to what the config tracks the run with."""
+        settings = config_dict(self.config)
+        return self.logger.opened(self.directory, self.config.track, settings, self.num_timesteps)
+
     def close(self) -> None:
         """Close the environments and release the run directory."""
         if isinstance(self._collector, OverlappedCollector):
@@ -189,7 +196,7 @@ class TrainingRun:
             "learner": self.learner.state_dict(),
             "environments": environments,
             "generator": self.generator.get_state(),
-            "episodes": {"steps": self.episodes.steps, "returns": self.episodes.returns},
+            "episodes": asdict(self.episodes),
             "counters": {name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -219,11 +226,11 @@ class TrainingRun:
             raise CheckpointError(f"{origin} does not fit this version of the library: {error}") from error
         run = cls(config, (observations, actions), source)
         if given is not None:
-            run._require_spaces_of(given)
+            run.require_spaces_of(given)
         try:
             run.learner.load_state_dict(tree["learner"])
             run.generator.set_state(tree["generator"])
-            run.episodes = EpisodeLog(list(tree["episodes"]["steps"]), list(tree["episodes"]["returns"]))
+            run.episodes = EpisodeLog(**{name: list(values) for name, values in tree["episodes"].items()})
             for name in _COUNTERS:
                 setattr(run, name, tree["counters"][name])
             run._pending = tree["environments"]
@@ -231,15 +238,16 @@ class TrainingRun:
             raise CheckpointError(f"{origin} is damaged: {error}") from error
         return run
 
-    def _require_spaces_of(self, source: EnvSource | gym.Env) -> None:
+    def require_spaces_of(self, source: EnvSource | gym.Env) -> None:
+        """Raise ConfigError unless an environment has the spaces that the policy was made for."""
         env = source if isinstance(source, gym.Env) else make_env(source)
         try:
-            self._require_spaces(*require_box_spaces(env))
+            self._require_spaces(env_name(env), *require_box_spaces(env))
         finally:
             if env is not source:
                 close_all([env])
 
-    def _require_spaces(self, observations: gym.spaces.Box, actions: gym.spaces.Box) -> None:
+    def _require_spaces(self, env: str, observations: gym.spaces.Box, actions: gym.spaces.Box) -> None:
         """Raise ConfigError unless these are the spaces that the policy was made for."""
         for name, saved, other in (
             ("observation", self.observation_space, observations),
@@ -247,14 +255,14 @@ class TrainingRun:
         ):
             if saved.shape != other.shape or (saved.low != other.low).any() or (saved.high != other.high).any():
                 kept = f"one with the {name} space of the saved model, {saved}"
-                raise ConfigError("env", env_name(self.env_source), f"{kept}; this one has {other}")
+                raise ConfigError("env", env, f"{kept}; this one has {other}")
 
     def _own_collector(self) -> Collector:
         config = self.config
         if self._envs is None:
             threads = config.env_threads or None
             envs = make_vector_env(self.env_source, config.num_envs, config.engine, threads)
-            self._require_spaces(envs.observation_space, envs.action_space)
+            self._require_spaces(envs.name, envs.observation_space, envs.action_space)
             self._envs = envs
         return Collector(self._envs, self.learner.policy, self.bounds, self.generator, config.stagger)
 

@@ -11,11 +11,12 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from r2vpo.control.callbacks import BaseCallback
+from r2vpo.control.callbacks.base import BaseCallback
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.evaluation import EvaluationResult
 from r2vpo.control.learner import Learner
@@ -25,7 +26,7 @@ from r2vpo.dual import SMALLEST_SHARE
 from r2vpo.errors import ConfigError, EnvironmentFailure
 from r2vpo.processes import torch_threads
 from r2vpo.runs.compilation import CompilationError, obstacle
-from r2vpo.runs.directory import CURVE
+from r2vpo.runs.directory import BEST, CURVE, METRICS, read_metrics
 from r2vpo.runs.interrupt import StopRequest, finish_iteration_on_interrupt
 from r2vpo.runs.progress import LiveLine
 from r2vpo.runs.provenance import package_versions
@@ -66,6 +67,7 @@ def train(
                 if config.eval_every and run.num_timesteps % config.eval_every < config.rollout_size:
                     metrics |= _scores_on_the_way(run, evaluate)
                 _report(run, metrics, line)
+                _end_iteration(run, callback, stop)
                 if directory is not None and time.monotonic() - last_checkpoint >= config.checkpoint_seconds:
                     directory.save_checkpoint(run.snapshot())
                     last_checkpoint = time.monotonic()
@@ -91,8 +93,9 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
     faded = 1.0 - min(1.0, remaining / config.delta_decay) if config.delta_decay else 0.0
     delta_share = 1.0 - (1.0 - SMALLEST_SHARE) * faded
 
-    def on_step() -> None:
+    def on_step(rewards: np.ndarray, dones: np.ndarray) -> None:
         run.num_timesteps += config.num_envs
+        callback.update_locals({"rewards": rewards, "dones": dones})
         if not callback.on_step():
             stop.by_callback = True
 
@@ -113,7 +116,7 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
         failure.add_note(saved)
         raise
     for episode in finished:
-        run.episodes.add(begun_at + episode.rollout_step, episode.episode_return)
+        run.episodes.add(begun_at + episode.rollout_step, episode.episode_return, episode.length)
     callback.on_rollout_end()
     collected = time.perf_counter()
     summary = run.learner.update(rollout, learning_rate, delta_share)
@@ -122,25 +125,41 @@ def _iterate(run: TrainingRun, collector: Any, callback: BaseCallback, stop: Sto
 
 
 def _report(run: TrainingRun, metrics: dict[str, Any], line: LiveLine) -> None:
-    recent = run.episodes.returns[-RETURN_WINDOW:]
+    recent, lengths = (values[-RETURN_WINDOW:] for values in (run.episodes.returns, run.episodes.lengths))
     mean_return = float(np.mean(recent)) if recent else None
     lam = metrics["lam"] if run.learner.updater.objective.uses_dual else None
     line.update(run.num_timesteps, **{"return": mean_return}, ratio_var=metrics["ratio_variance"], **{"lambda": lam})
     speed = run.num_timesteps / run.train_seconds
     head = {"step": run.num_timesteps, "time": run.train_seconds, "return": mean_return}
-    run.metrics = {**head, "steps_per_second": speed, **metrics}
-    if run.directory is not None:
-        run.directory.append_metrics(run.metrics)
+    length = {"episode_length": float(np.mean(lengths))} if lengths else {}
+    run.metrics = {**head, **length, "steps_per_second": speed, **metrics}
+
+
+def _end_iteration(run: TrainingRun, callback: BaseCallback, stop: StopRequest) -> None:
+    """Ask the callback, then write the metrics down with what it has recorded."""
+    failed = True
+    try:
+        stop.by_callback |= not callback.on_update_end()
+        failed = False
+    finally:
+        run.metrics = run.logger.iteration(run.metrics)
+        if failed and run.directory is not None:
+            run.directory.save_checkpoint(run.snapshot())
 
 
 def _scores_on_the_way(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> dict[str, float]:
-    """Of an evaluation while training; nothing where it fails, and training goes on."""
+    """Of an evaluation while training, the best model kept; nothing where it fails, and training goes on."""
     try:
-        return scores(evaluate, EVALUATION_EPISODES)
+        found = scores(evaluate, EVALUATION_EPISODES)
     except Exception as error:  # whatever an environment raises in it
         reason = f"{type(error).__name__}: {error}"
         warnings.warn(f"no evaluation at step {run.num_timesteps:,}: {reason}; training goes on", stacklevel=3)
         return {}
+    if run.directory is not None:
+        best = best_evaluation(run.directory.path)
+        if best is None or found["eval_return_mean"] > best["eval_return_mean"]:
+            run.directory.save_checkpoint(run.snapshot(), BEST)
+    return found
 
 
 def scores(evaluate: Callable[..., EvaluationResult], episodes: int) -> dict[str, float]:
@@ -154,6 +173,13 @@ def scores(evaluate: Callable[..., EvaluationResult], episodes: int) -> dict[str
         "eval_length_mean": float(np.mean(result.lengths)),
         **({"eval_episodes_cut": cut} if cut else {}),
     }
+
+
+def best_evaluation(run_dir: Path) -> dict[str, Any] | None:
+    """The line of metrics.jsonl with the highest mean return of an evaluation while training; None without any."""
+    lines = read_metrics(run_dir) if (run_dir / METRICS).exists() else []
+    evaluated = [line for line in lines if "eval_return_mean" in line]
+    return max(evaluated, key=lambda line: float(line["eval_return_mean"]), default=None)
 
 
 PAYS_AFTER = 15_000
@@ -227,13 +253,17 @@ def finish_run(run: TrainingRun, evaluate: Callable[..., EvaluationResult]) -> N
         "versions": package_versions(),
     }
     directory = run.directory
+    if config.eval_every and (best := best_evaluation(directory.path)) is not None:
+        summary["best"] = {"step": best["step"], "eval_return_mean": best["eval_return_mean"]}
     missing = {"evaluation": "it was stopped before its end"} if config.eval_episodes else {}
 
     def write() -> None:
         directory.write_summary({**summary, "missing": missing} if missing else summary)
 
     def measure() -> None:
-        summary.update(scores(evaluate, config.eval_episodes), eval_episodes=config.eval_episodes)
+        found = scores(evaluate, config.eval_episodes)
+        summary.update(found, eval_episodes=config.eval_episodes)
+        run.logger.point({"step": run.num_timesteps, **found})
 
     write()  # what is known stands from here on, however the rest ends
     parts: dict[str, Callable[[], object]] = {"curve": lambda: plot_runs([directory.path], directory.path / CURVE)}

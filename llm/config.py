@@ -17,6 +17,7 @@ from r2vpo.validation import (
     NonNegative,
     ObjectiveKwargs,
     Positive,
+    Track,
     Whole,
     check_dual,
     check_fields,
@@ -52,7 +53,7 @@ _ELSEWHERE = {
     "eval_steps": "it is called eval_every here, counted in iterations",
     "logging_steps": "every iteration is logged",
     "output_dir": "run_dir is where a run is written here",
-    "report_to": "run_dir gets the events for TensorBoard, with everything else of the run",
+    "report_to": "it is called track here; run_dir gets the events for TensorBoard in any case",
     "verbose": "--quiet hides the live line",
 }
 
@@ -201,6 +202,8 @@ class LLMConfig:
     """Sampled answers per held-out problem in the evaluation that closes a run; 0 leaves it out."""
     checkpoint_seconds: NonNegative = 60.0
     """Longest time between checkpoints of a run with a run directory."""
+    track: Track = ()
+    """Where the run is tracked besides its directory; each is a package of its own, set up by its own variables."""
     log_completions: Whole = 8
     """Completions written to completions.jsonl each iteration."""
 

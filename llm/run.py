@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import RolloutEngine
 from r2vpo.llm.learner import TokenLearner
 from r2vpo.runs.directory import RunDirectory, writing
+from r2vpo.runs.logger import Logger
 from r2vpo.runs.provenance import package_versions
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Run:
     """Held out."""
     directory: RunDirectory | None = None
     """None in all processes but the main one, and where nothing is to be written."""
+    logger: Logger = field(default_factory=Logger)
 
     rollouts: int = 0
     """Completions trained on so far."""
@@ -72,6 +75,11 @@ class Run:
     last_accuracy: float | None = None
     first_pass_at_1: float | None = None
     """Of sampled answers before training."""
+
+    def logged(self) -> AbstractContextManager[Logger]:
+        """The logger, writing to the run directory and to what the config tracks the run with: in the main process."""
+        track = self.config.track if self.processes.is_main else ()
+        return self.logger.opened(self.directory, track, asdict(self.config), self.rollouts)
 
     def learning_rate(self) -> float:
         """Of the next update."""

@@ -58,7 +58,7 @@ def run_training(run: Run, callbacks: Sequence[Callable[[dict[str, Any]], bool |
     last_checkpoint = time.monotonic()
     quiet = not progress_bar or not run.processes.is_main
     line = LiveLine(config.total_rollouts, "rollouts", done=run.rollouts, quiet=quiet)
-    with finish_iteration_on_interrupt(stop), line, advice_when_memory_runs_out(config):
+    with run.logged(), finish_iteration_on_interrupt(stop), line, advice_when_memory_runs_out(config):
         while run.rollouts < config.total_rollouts and not _agreed(run, stop):
             metrics = _iterate(run)
             _report(run, metrics, line)
@@ -181,10 +181,9 @@ def _report(run: Run, metrics: dict[str, Any], line: LiveLine) -> None:
         ratio_var=metrics.get("ratio_variance"),
         **{"lambda": lam},
     )
-    if run.directory is not None:
-        head = {"step": run.rollouts, "time": run.train_seconds, "learning_rate": run.learning_rate()}
-        speed = run.rollouts / run.train_seconds
-        run.directory.append_metrics({**head, "samples_per_second": speed, **metrics})
+    head = {"step": run.rollouts, "time": run.train_seconds, "learning_rate": run.learning_rate()}
+    speed = run.rollouts / run.train_seconds
+    run.logger.iteration({**head, "samples_per_second": speed, **metrics})
 
 
 def _checkpoint(run: Run) -> None:

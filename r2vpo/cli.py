@@ -48,7 +48,7 @@ r2vpo COMMAND --help tells more about each.
 """
 
 
-BACKENDS = {"control": "r2vpo.control.bench.command", "llm": "r2vpo.llm.bench.command"}
+BACKENDS = {"control": "r2vpo.control.experiments.bench.command", "llm": "r2vpo.llm.bench.command"}
 
 _BENCH_USAGE = """usage: r2vpo bench {control,llm} ...
 
@@ -139,7 +139,8 @@ def parse_training(
     """Read the arguments of a training command.
 
     Args:
-        command: Dataclass of the command's own options; ``config``, a path or None, is one of them.
+        command: Dataclass of the command's own options; ``config``, a path or None, is one of them. ``ADVANCED``, if it
+            has that, names those that ``--help`` leaves out.
         config: Dataclass of the trainer's settings; ``MAIN`` names those that ``--help`` shows.
         resolve: Fills in the preset around given settings and checks them; returns a ``config``.
         presets: Settings that choose what ``resolve`` fills in.
@@ -161,11 +162,14 @@ def parse_training(
     main = [f.name for f in fields(config) if f.name in config.MAIN]  # type: ignore[attr-defined]
     others = [f.name for f in fields(config) if f.name not in main]
     own = {f.name: f.default for f in fields(command)}  # type: ignore[arg-type]
-    group = make_dataclass("Advanced", _flags(config, {name: getattr(below, name) for name in others}, hidden=brief))
+    rare = getattr(command, "ADVANCED", ())
+    hidden = _flags(command, {name: own[name] for name in rare}, hidden=brief)
+    hidden += _flags(config, {name: getattr(below, name) for name in others}, hidden=brief)
+    group = make_dataclass("Advanced", hidden)
     flags = make_dataclass(
         "Flags",
         [
-            *_flags(command, own),
+            *_flags(command, {name: value for name, value in own.items() if name not in rare}),
             *_flags(config, {name: getattr(below, name) for name in main}),
             ("advanced", group, field(default_factory=group)),
         ],
@@ -173,7 +177,7 @@ def parse_training(
     about = f"{inspect.getdoc(command)}" + (f" --help-advanced shows {len(others)} more settings." if brief else "")
     parsed: Any = tyro.cli(flags, args=words, prog=prog, description=about, config=(tyro.conf.OmitArgPrefixes,))
     settings = {f.name: getattr(parsed if f.name in main else parsed.advanced, f.name) for f in fields(config)}
-    return command(**{name: getattr(parsed, name) for name in own}), settings
+    return command(**{name: getattr(parsed.advanced if name in rare else parsed, name) for name in own}), settings
 
 
 def read_settings(path: Path) -> dict[str, Any]:

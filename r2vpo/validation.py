@@ -24,6 +24,8 @@ NonNegative = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 
 Anchor = Literal["behaviour", "proximal"]
+Track = tuple[Literal["wandb", "mlflow", "trackio"], ...]
+"""Services of :data:`r2vpo.runs.trackers.TRACKERS`."""
 
 ObjectiveKwargs = dict[str, float | str]
 """Hyperparameters of an objective by name, such as ``{"eps": 0.1}``."""
@@ -125,6 +127,8 @@ def _plain(value: Any, hint: Any) -> Any:
         value = value.tolist()
     if get_origin(hint) is Annotated:
         return _plain(value, get_args(hint)[0])
+    if get_origin(hint) is tuple and isinstance(value, str) and value in get_args(get_args(hint)[0]):
+        return (value,)
     if get_origin(hint) in (Union, UnionType):
         for option in get_args(hint):  # the first that takes the value, else the value goes on to be refused
             plain = _plain(value, option)

@@ -31,8 +31,10 @@ TRAINERS: dict[str, type] = {"control": ControlConfig, "llm": LLMConfig}
 COMMANDS = (
     "control train",
     "control evaluate",
+    "control enjoy",
     "control compare",
     "control study",
+    "control tune",
     "control export",
     "llm train",
     "llm evaluate",

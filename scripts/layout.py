@@ -78,7 +78,7 @@ def visible_settings() -> dict[str, int]:
 
     found = {}
     for name, command, config in (("control", ControlTrain, ControlConfig), ("llm", LLMTrain, LLMConfig)):
-        found[name] = len(fields(command)) + len(config.MAIN)
+        found[name] = len(fields(command)) - len(getattr(command, "ADVANCED", ())) + len(config.MAIN)
         found[f"{name} with --help-advanced"] = len(fields(command)) + len(fields(config))
     return found
 

@@ -59,7 +59,9 @@ def film(arguments: Arguments) -> list[np.ndarray]:
     model = R2VPO.load(arguments.run)
     with tempfile.TemporaryDirectory() as folder:
         path, steps = Path(folder) / "film.mp4", arguments.start + EVERY * arguments.frames
-        record_video(model.act(deterministic=True), model.config.env, path, model.config.seed, steps, size=288)
+        record_video(
+            model.act(deterministic=True), model.config.env, path, model.config.seed, steps, size=288, fps=None
+        )
         frames = imageio.mimread(path, memtest=False)[arguments.start :: EVERY]
         return [frame[len(frame) // 3 :] for frame in frames]
 

@@ -13,6 +13,9 @@ from r2vpo.control.presets import VARIANTS
 
 VIDEO = "video.mp4"
 
+STEPS = 200
+"""Of an episode."""
+
 SIZE = 256
 """Pixels a side: a report holds twenty of them and more, and rendering without a GPU takes time."""
 
@@ -67,7 +70,7 @@ def _film(job: Job, path: Path) -> None:
     model = R2VPO.load(path.parent)
     unfinished = path.with_name(f"unfinished-{path.name}")
     try:
-        record_video(model.act(deterministic=True), job.env, unfinished, seed=EVALUATION_SEED + job.seed, size=SIZE)
+        record_video(model.act(deterministic=True), job.env, unfinished, EVALUATION_SEED + job.seed, STEPS, SIZE)
         unfinished.replace(path)
     finally:
         model.close()

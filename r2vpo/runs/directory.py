@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from r2vpo.errors import RunDirectoryError
 from r2vpo.runs.checkpoint import load_tree, save_tree, write_text_atomically
 from r2vpo.runs.provenance import machine_description, package_versions, source_commit
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 CONFIG, VERSIONS, METRICS, SUMMARY, CURVE = (
     "config.json",
@@ -27,7 +23,7 @@ CONFIG, VERSIONS, METRICS, SUMMARY, CURVE = (
     "summary.json",
     "curve.png",
 )
-CHECKPOINT = Path("checkpoints") / "latest.zip"
+CHECKPOINT, BEST = Path("checkpoints") / "latest.zip", Path("checkpoints") / "best.zip"
 
 _TAIL_BYTES = 16_384
 """More than one line of metrics.jsonl."""
@@ -88,7 +84,6 @@ class RunDirectory:
         if config is None and not (self.path / CONFIG).is_file():
             raise RunDirectoryError(f"run_dir={str(path)!r} holds no run: there is no {CONFIG} in it")
         self._lock = take_lock(self.path)
-        self._writer: SummaryWriter | None = None
         self._left: int | None = None
         """When the newest checkpoint was written, as it was left."""
         try:
@@ -125,24 +120,26 @@ class RunDirectory:
         with writing(self.path / CONFIG):
             write_text_atomically(self.path / CONFIG, _json(self.config() | changes, indent=2))
 
-    def save_checkpoint(self, tree: dict[str, Any]) -> None:
-        """Replace the newest checkpoint."""
-        with writing(self.checkpoint_path):
-            save_tree(self.checkpoint_path, tree)
+    def save_checkpoint(self, tree: dict[str, Any], name: Path = CHECKPOINT) -> None:
+        """Replace the newest checkpoint, or the best."""
+        with writing(self.path / name):
+            save_tree(self.path / name, tree)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The newest checkpoint, or None when the run was stopped before its first."""
         return load_tree(self.checkpoint_path) if self.checkpoint_path.exists() else None
 
     def append_metrics(self, values: dict[str, Any]) -> None:
-        """Add one line to metrics.jsonl and the numbers in it to TensorBoard; ``step`` must be among them."""
+        """Add one line to metrics.jsonl; ``step`` must be among them."""
+        with writing(self.path / METRICS), (self.path / METRICS).open("a") as file:
+            file.write(_json(values) + "\n")
+
+    def amend_metrics(self, values: dict[str, Any]) -> None:
+        """Add values to the last line of metrics.jsonl."""
+        *lines, last = read_metrics(self.path)
         with writing(self.path / METRICS):
-            with (self.path / METRICS).open("a") as file:
-                file.write(_json(values) + "\n")
-            writer = self._tensorboard(values["step"])
-            for name, value in values.items():
-                if isinstance(value, int | float) and name not in ("step", "time") and math.isfinite(value):
-                    writer.add_scalar(name, value, values["step"])
+            text = "".join(_json(line) + "\n" for line in [*lines, {**values, **last}])
+            write_text_atomically(self.path / METRICS, text)
 
     def drop_metrics_after(self, step: int) -> None:
         """Forget lines beyond a checkpoint, and a last line cut short; the resumed run writes them again."""
@@ -172,16 +169,10 @@ class RunDirectory:
         return self.checkpoint_path.stat().st_mtime_ns if self.checkpoint_path.exists() else None
 
     def close(self) -> None:
-        """Flush TensorBoard and give the lock back."""
-        writer, self._writer = self._writer, None
+        """Give the lock back."""
         if self._lock.lock.is_locked:
             self._left = self._stamp()
-        try:
-            if writer is not None:
-                with writing(self.path):
-                    writer.close()
-        finally:
-            self._lock.lock.release()
+        self._lock.lock.release()
 
     def _create(self, config: dict[str, Any]) -> None:
         if (self.path / CONFIG).exists():
@@ -194,13 +185,6 @@ class RunDirectory:
             (self.path / "checkpoints").mkdir(exist_ok=True)
             write_text_atomically(self.path / VERSIONS, _json(versions, indent=2))
             write_text_atomically(self.path / CONFIG, _json(config, indent=2))
-
-    def _tensorboard(self, step: int) -> SummaryWriter:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(str(self.path), purge_step=step)
-        return self._writer
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:

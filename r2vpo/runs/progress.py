@@ -47,6 +47,11 @@ class LiveLine:
     ) -> None:
         self._bar.stop()
 
+    def aim(self, total: int) -> None:
+        """Change the units of work in all."""
+        self.total = total
+        self._bar.update(self._task, total=total)
+
     def update(self, done: int, **figures: float | str | None) -> None:
         """Show ``done`` units and the figures, in the order given; None shows as a dash."""
         self.done = done

@@ -54,7 +54,7 @@ def test_tensorboard_reads_the_events(run):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(run))
     events.Reload()
-    assert [event.step for event in events.Scalars("ratio_variance")] == list(range(256, 2049, 256))
+    assert [event.step for event in events.Scalars("train/ratio_variance")] == list(range(256, 2049, 256))
 
 
 def test_evaluate_a_run_and_write_json(run, tmp_path, capsys):
@@ -84,18 +84,18 @@ def test_the_picture_of_several_runs_replaces_that_of_none(run, tmp_path, capsys
 def test_a_film_replaces_no_other(run, tmp_path, capsys, monkeypatch):
     model = shutil.copytree(run, tmp_path / "run")
 
-    def film(policy, env, path, **_):
+    def film(policy, env, path, *_, **__):
         path.write_text(env)
         return path
 
-    monkeypatch.setattr("r2vpo.control.pictures.record_video", film)
+    monkeypatch.setattr("r2vpo.control.pictures.watching.record_video", film)
     for name in ("video.mp4", "video-2.mp4", "video-3.mp4"):
         assert main(["control", "evaluate", str(model), "--episodes", "1", "--video"]) == 0
         assert capsys.readouterr().out.split()[-1] == str(model / name)
     monkeypatch.chdir(tmp_path)
     assert main(["control", "train", "--resume", "run", "--quiet", "--video"]) == 0
     assert "video       run/video-4.mp4" in capsys.readouterr().out
-    monkeypatch.setattr("r2vpo.control.pictures.record_video", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("r2vpo.control.pictures.watching.record_video", lambda *_, **__: 1 / 0)
     assert main(["control", "train", "--resume", str(model), "--quiet", "--video"]) == 0
     said = capsys.readouterr()
     assert "no video: ZeroDivisionError" in said.err
@@ -219,4 +219,5 @@ def test_video_is_written(run):
     subprocess.run([sys.executable, "-c", code, str(run / "video.mp4")], check=True)
     import imageio.v3 as imageio
 
-    assert imageio.imread(run / "video.mp4").shape == (10, 96, 96, 3)
+    # Ten steps of 8 ms are 80 ms, and a film has 30 frames a second.
+    assert imageio.imread(run / "video.mp4").shape == (3, 96, 96, 3)

@@ -23,7 +23,7 @@ ALLOWED = {
     "rich",
     "r2vpo",
 }
-ALLOWED_WHEN_USED = {"matplotlib", "tensorboard", "tyro", "yaml"}
+ALLOWED_WHEN_USED = {"matplotlib", "tensorboard", "tyro", "yaml", "wandb", "mlflow", "trackio"}
 
 
 def module_name(path):

@@ -25,7 +25,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 LANGUAGES = {"python", "console", "toml", "text"}
 RUN = "<!-- run -->"
 """Stands before a block of commands that is run and not only parsed."""
-OF_OTHERS = {"git", "cd", "uv", "torchrun", "tensorboard", "accelerate"}
+OF_OTHERS = {"git", "cd", "uv", "torchrun", "tensorboard", "accelerate", "wandb", "trackio"}
 """Commands of other projects, which are not tried."""
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from r2vpo.control.bench import command as bench
-from r2vpo.control.bench.command import summarise
-from r2vpo.control.bench.runs import LABELS, OURS, SB3_BUDGET, measure
+from r2vpo.control.experiments.bench import command as bench
+from r2vpo.control.experiments.bench.command import summarise
+from r2vpo.control.experiments.bench.runs import LABELS, OURS, SB3_BUDGET, measure
 from r2vpo.control.presets import resolve_config
 from r2vpo.errors import ConfigError
 

@@ -1,6 +1,6 @@
 """What ``r2vpo bench control`` measures, each in a process of its own.
 
-Run as ``python -m r2vpo.control.bench.runs NAME ENV STEPS``; prints a JSON object.
+Run as ``python -m r2vpo.control.experiments.bench.runs NAME ENV STEPS``; prints a JSON object.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import tyro
 
-from r2vpo.control.bench.runs import LABELS, OURS, PEERS, PHYSICS, Measurement
+from r2vpo.control.experiments.bench.runs import LABELS, OURS, PEERS, PHYSICS, Measurement
 from r2vpo.errors import ConfigError, R2VPOError
 from r2vpo.runs.checkpoint import write_text_atomically
 from r2vpo.runs.progress import LiveLine
@@ -128,7 +128,7 @@ def _one_round(env: str, names: Sequence[str], steps: int, line: LiveLine) -> di
 
 
 def _in_own_process(name: str, env: str, steps: int) -> Measurement:
-    words = [sys.executable, "-m", "r2vpo.control.bench.runs", name, env, str(steps)]
+    words = [sys.executable, "-m", "r2vpo.control.experiments.bench.runs", name, env, str(steps)]
     result = subprocess.run(words, capture_output=True, text=True)
     if result.returncode:
         raise R2VPOError(f"measuring {name} on {env} failed: {result.stderr.strip().splitlines()[-1:]}")
