@@ -186,8 +186,9 @@ def test_at_the_proximal_anchor_the_ratio_starts_at_one_and_truncated_ratios_wei
     smallest = []
     for _ in range(3):
         metrics = driver.step()
-        data = fetch(driver.last.keys, ["old_log_probs", "rollout_log_probs", "rollout_is_weights"])
-        old, behaviour, weights = (data[name].values() for name in data.keys())  # noqa: SIM118
+        names = ("old_log_probs", "rollout_log_probs", "rollout_is_weights")
+        data = fetch(driver.last.keys, list(names))
+        old, behaviour, weights = (data[name].values() for name in names)
         torch.testing.assert_close(weights, (old - behaviour).exp().clamp(max=1.0))
         smallest.append(float(weights.min()))
         first, *others = driver.workers.variances[-1]
