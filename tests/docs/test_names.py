@@ -16,7 +16,7 @@ PAGES = [
     *(ROOT / page for page in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "docs").rglob("*.svg")),
-    *sorted((ROOT / "examples").iterdir()),
+    *sorted(path for path in (ROOT / "examples").rglob("*") if path.is_file() and "__pycache__" not in path.parts),
 ]
 _PATH = re.compile(rf"(?<![\w./:-])(?:{'|'.join(FOLDERS)})/[\w./*-]*")
 _MODULE = re.compile(r"\br2vpo(?:\.\w+)+")

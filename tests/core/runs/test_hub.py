@@ -95,7 +95,9 @@ def test_the_card_says_task_score_with_interval_command_and_versions(tmp_path):
     # 1.96 * sqrt(0.25 / 100)
     assert commands.score(LLM) == "Greedy accuracy 0.500, 95 % interval [0.402, 0.598] over 100 problems"
     assert commands.score({**CONTROL, "eval_return_mean": None}) is None
-    assert "**The run was not evaluated.**" in commands.card(run_of(tmp_path, {**LLM, "accuracy_greedy": None}), "me/sums")
+    assert "**The run was not evaluated.**" in commands.card(
+        run_of(tmp_path, {**LLM, "accuracy_greedy": None}), "me/sums"
+    )
 
 
 def test_what_goes_wrong_is_said_in_a_line(hub, tmp_path, capsys, monkeypatch):
