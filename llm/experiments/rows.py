@@ -12,7 +12,7 @@ from r2vpo.llm.config import METHODS
 
 Settings = dict[str, Any]
 
-LEARNING_RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+LEARNING_RATES = (2.5e-5, 5e-5, 1e-4, 2e-4)
 PASSES = (1, 2, 4, 8, 16, 32)
 """Gradient samples per new sample: the UTD of a row with replay, the epochs of one without."""
 FEWEST = len(LEARNING_RATES) * 3
