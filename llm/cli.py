@@ -1,4 +1,4 @@
-"""``r2vpo llm train | evaluate | compare | study``."""
+"""``r2vpo llm train | evaluate | compare | study | chat``."""
 
 from __future__ import annotations
 
@@ -48,12 +48,13 @@ class ResumeCommand:
     """Also write the summary to this file."""
 
 
-_USAGE = """usage: r2vpo llm {train,evaluate,compare,study} ...
+_USAGE = """usage: r2vpo llm {train,evaluate,compare,study,chat} ...
 
   train      fine-tune a language model: R²VPO on- or off-policy, GRPO, or any objective of the core
   evaluate   pass@1 and pass@k of a model on benchmarks
   compare    train several methods on the same problems and seeds, and compare them
   study      search every method's settings alike, then compare them at their best
+  chat       talk to a trained model
 """
 
 
@@ -64,6 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         "evaluate": _evaluate,
         "compare": _compare,
         "study": _study,
+        "chat": _chat,
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -153,6 +155,12 @@ def _study(arguments: list[str]) -> int:
     from r2vpo.llm.experiments.study import main as study
 
     return study(arguments)
+
+
+def _chat(arguments: list[str]) -> int:
+    from r2vpo.llm.evaluation.chat import main as chat
+
+    return chat(arguments)
 
 
 def _default_run_dir(settings: dict[str, Any]) -> Path:

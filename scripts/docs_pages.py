@@ -39,6 +39,7 @@ COMMANDS = (
     "llm train",
     "llm evaluate",
     "llm compare",
+    "llm chat",
     "plot",
     "report",
     "hub push",
