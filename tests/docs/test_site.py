@@ -47,11 +47,13 @@ def test_every_setting_and_every_command_has_its_place(site):
 
 
 def test_every_flag_that_a_page_names_exists(site):
+    from r2vpo.control.cli import TrainCommand
+
     text = "".join(page.read_text() for page in [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
     named = set(re.findall(r"`(--[a-z][a-z-]+)", text))
     commands = (site / "reference" / "commands.html").read_text()
     settings = [(site / "reference" / f"settings-{name}.html").read_text() for name in ("control", "llm")]
-    known = set(re.findall(r"--[a-z][a-z-]+", commands))
+    known = set(re.findall(r"--[a-z][a-z-]+", commands)) | {f"--{name}" for name in TrainCommand.ADVANCED}
     known |= {"--" + name.replace("_", "-") for page in settings for name in re.findall(r"<code>(\w+)</code>", page)}
     elsewhere = {"--multi", "--cfg", "--logprobs-mode", "--name", "--task"}  # of accelerate, verl, vLLM and a script
     assert not sorted(named - known - elsewhere)
