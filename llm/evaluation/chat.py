@@ -113,12 +113,12 @@ class Conversation:
         tokens = torch.tensor([prompt], device=self.model.device)
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
         with torch.inference_mode():
-            output: Any = self.model.generate(  # type: ignore[operator]
+            output: Any = self.model.generate(
                 tokens,
                 attention_mask=torch.ones_like(tokens),
                 max_new_tokens=max_tokens,
                 pad_token_id=self.tokenizer.pad_token_id,
-                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),  # type: ignore[arg-type]
+                streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
                 **sampling,
             )
         said = str(self.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))

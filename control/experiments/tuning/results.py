@@ -73,7 +73,7 @@ def _method(command: TuneCommand, algo: str, study: optuna.Study, fixed: dict[st
     budget = f"{len(trials)} trials of {command.total_steps:,} steps on {command.seeds} seeds from {command.first_seed}"
     head = f"# {algo} on {command.env}: {_score(best):.1f}, the best of {budget}.\n"
     settings = {"env": command.env, **VARIANTS[algo], **fixed, **chosen}
-    write_text_atomically(path, head + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None))
+    write_text_atomically(path, head + yaml.safe_dump(settings, sort_keys=False))
     return {
         "best": _score(best),
         "settings": chosen,
@@ -113,5 +113,6 @@ def _draw(study: optuna.Study, algo: str, out: Path) -> None:
         for kind, draw in kinds.items():
             axes = draw(study)
             figure = (axes.flat[0] if hasattr(axes, "flat") else axes).figure
+            figure.set_size_inches(max(6.4, 2.6 * len(figure.axes)), 4.8)  # a panel for each setting
             save_figure(figure, out / f"{kind}-{algo}.png")
             pyplot.close(figure)
