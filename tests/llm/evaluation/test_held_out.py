@@ -59,7 +59,7 @@ def test_a_reward_that_is_unusable_in_the_middle_stops_no_training(tmp_path, cap
 
     def short(completions):
         calls.append(len(completions))
-        return [1.0] * len(completions) if len(calls) == 1 else [1.0]
+        return [1.0] * len(completions) if len(calls) <= 2 else [1.0]  # greedy and sampled, before training
 
     trainer = make(failing_on_held_out(short), run_dir=tmp_path / "run", eval_dataset=HELD_OUT, total_rollouts=64)
     with caplog.at_level(logging.WARNING):
