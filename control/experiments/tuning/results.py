@@ -11,7 +11,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
-from r2vpo.control.experiments.tuning.command import TuneCommand
+from r2vpo.control.experiments.tuning.options import TuneCommand
 from r2vpo.control.experiments.tuning.space import Dimension
 from r2vpo.control.presets import VARIANTS
 from r2vpo.errors import R2VPOError

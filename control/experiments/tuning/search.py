@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.experiments.commands import parse_settings
-from r2vpo.control.experiments.tuning.command import TuneCommand
+from r2vpo.control.experiments.tuning.options import TuneCommand
 from r2vpo.control.experiments.tuning.results import print_table, write_results
 from r2vpo.control.experiments.tuning.space import Dimension, read_space
 from r2vpo.control.experiments.tuning.trial import PRUNERS, Trial, open_storage, run

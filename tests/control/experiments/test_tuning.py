@@ -9,7 +9,7 @@ from r2vpo.errors import ConfigError
 
 optuna = pytest.importorskip("optuna")
 
-from r2vpo.control.experiments.tuning.command import TuneCommand  # noqa: E402
+from r2vpo.control.experiments.tuning.options import TuneCommand  # noqa: E402
 from r2vpo.control.experiments.tuning.search import _study, search  # noqa: E402
 from r2vpo.control.experiments.tuning.space import DEFAULT, read_space  # noqa: E402
 from r2vpo.control.presets import VARIANTS, resolve_config  # noqa: E402
