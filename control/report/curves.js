@@ -23,7 +23,16 @@
     return [band, line];
   }
 
+  // Plotly waits in the page as text until a figure needs it: reading its 5 MB would hold up the opening.
+  function start() {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  }
+
   function draw(figure) {
+    start();
     const plot = plots[figure.dataset.plot];
     const axis = controls.elements.axis.value;
     const shown = new Set([...controls.querySelectorAll("[name=algo]:checked")].map((box) => box.value));
