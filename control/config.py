@@ -110,7 +110,7 @@ class ControlConfig:
     reward_floor: NonNegative = 0.5
     """Advantages whose rewards alone vary less than this times as much as they do get less than delta, by the square of
     what is missing: before the first reward a tenth. 0 always grants all of delta."""
-    delta_decay: Fraction = 0.25
+    delta_decay: Fraction = 0.0
     """Last part of the run, in [0, 1], over which delta falls linearly to a tenth. While it stands still, a falling
     learning rate only lets lambda fall as well, and the last policies differ as much as all others."""
     eta: Positive | None = None
@@ -118,35 +118,35 @@ class ControlConfig:
     objective_kwargs: ObjectiveKwargs = field(default_factory=dict)
     """Hyperparameters of the objective, such as {"eps": 0.1} for ppo_clip; what is left out keeps its own default."""
 
-    buffer_iterations: Count = 8
+    buffer_iterations: Count = 2
     """Iterations kept for replay when off-policy."""
-    utd: Positive = 2.0
+    utd: Positive = 1.0
     """Update-to-data ratio when off-policy: gradient samples per new sample, as a multiple of the epochs."""
     replay_advantages: Literal["recomputed", "stored"] = "recomputed"
     """recomputed: values, GAE and truncated importance weights anew each iteration; stored: the paper's literal way."""
     trace_cap: Positive = 1.0
     """Cap of the importance weights inside recomputed advantages; larger lets traces amplify."""
-    anchor: Anchor = "behaviour"
+    anchor: Anchor = "proximal"
     """Where the ratio is 1. behaviour: at the policy that acted, the paper's literal form; proximal: at the policy that
     the update starts from, and the surrogate weighs samples by how likely that policy is to act so (decoupled)."""
-    estimates: Count = 8
+    estimates: Count = 10
     """How often an update estimates values, GAE and targets, before so many equal parts of its gradient steps; with
     replay_advantages="stored" they stay as they are."""
 
-    num_envs: Count = 8
+    num_envs: Count = 64
     """Environments stepped side by side."""
-    rollout_steps: Count = 64
+    rollout_steps: Count = 32
     """Steps of each environment per iteration."""
     stagger: bool = True
     """Cut the first episode of each environment at another length; else episodes that all last as long as the time
     limit are at the same point in every environment, and a rollout sees one part of them."""
-    minibatch_size: Annotated[int, Ge(2)] = 128
+    minibatch_size: Annotated[int, Ge(2)] = 64
     """Samples per gradient step; smaller means more steps per rollout."""
     epochs: Count = 10
     """Passes over one rollout's worth of samples per iteration."""
-    learning_rate: Positive = 5e-4
+    learning_rate: Positive = 3e-4
     """First Adam learning rate."""
-    lr_schedule: Literal["linear", "constant"] = "linear"
+    lr_schedule: Literal["linear", "constant"] = "constant"
     """linear decays the learning rate to 0 at total_steps."""
     gamma: Fraction = 0.99
     """Discount factor."""

@@ -1,4 +1,8 @@
-"""Settings that fit together, a set for each algorithm and the same for every task; whatever is given explicitly wins.
+"""Settings that fit together, the same for every task; whatever is given explicitly wins.
+
+The defaults of :class:`ControlConfig` are those of R²VPO on- and off-policy: the recipe of Tianshou's PPO but for its
+objective, unscaled advantages and long decay of the learning rate (2048 steps an iteration of 64 environments, 10
+passes of 64 samples a step, values and advantages anew before each), and off-policy the rollout before the newest too.
 
 What adapts to a task is delta: it follows the size of the action (:func:`r2vpo.dual.joint_delta`). The trials behind
 the numbers are in benchmarks/control_tuning*, and docs/results/tuning.md says what they showed.
@@ -14,18 +18,6 @@ from r2vpo.control.config import ControlConfig
 from r2vpo.errors import ConfigError
 from r2vpo.validation import check_names, check_values, upgraded
 
-ON_POLICY = {
-    "num_envs": 64,
-    "rollout_steps": 32,
-    "minibatch_size": 64,
-    "estimates": 10,
-    "learning_rate": 3e-4,
-    "lr_schedule": "constant",
-    "delta_decay": 0.0,
-}
-"""The recipe of Tianshou's PPO but for its objective, unscaled advantages and long decay of the learning rate: 2048
-steps an iteration of 64 environments, 10 passes of 64 samples a step, values and advantages anew before each."""
-
 FAST = {
     "algo": "off-policy",
     "overlap": True,
@@ -36,7 +28,8 @@ FAST = {
     "utd": 1.4,
     "learning_rate": 1e-3,
     "delta": 0.05,
-    "delta_decay": 0.0,
+    "lr_schedule": "linear",
+    "anchor": "behaviour",
     "reward_floor": 0.0,
     "advantage_scope": "update",
     "stagger": False,
@@ -90,12 +83,7 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
     settings = check_values(ControlConfig, settings)
     if settings.get("preset") == "fast" and settings.get("algo") == "on-policy":
         raise ConfigError("preset", "fast", "'default' with algo='on-policy': the fast one collects ahead and replays")
-    if settings.get("preset") == "fast":
-        chosen = FAST
-    elif settings.get("algo", ControlConfig.algo) == "on-policy":
-        chosen = ON_POLICY
-    else:
-        chosen = {}
+    chosen = FAST if settings.get("preset") == "fast" else {}
     return ControlConfig(**{**chosen, **settings})
 
 
@@ -109,8 +97,8 @@ def warn_of_stale_anchor(config: ControlConfig) -> None:
     stale = config.overlap and config.algo == "on-policy" and config.anchor == "behaviour"
     if stale and config.objective in ("r2vpo", "spo", "onesided"):
         warnings.warn(
-            "overlap=True with algo='on-policy': every rollout is one update old, and the penalty on the ratio then "
-            "pulls the policy back to where it was; Hopper and Walker2d learn little. algo='off-policy' learns from a "
-            "mixture of several policies and is not held to one of them",
+            "overlap=True with algo='on-policy' and anchor='behaviour': every rollout is one update old, and the "
+            "penalty on the ratio then pulls the policy back to where it was; Hopper and Walker2d learn little. "
+            "anchor='proximal' holds it to where it is",
             stacklevel=3,
         )

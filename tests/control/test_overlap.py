@@ -118,12 +118,13 @@ def test_environment_registered_by_the_caller_is_known_to_the_process(make):
 
 
 def test_combination_that_learns_little_is_warned_of(make, recwarn):
-    make("Pendulum-v1", algo="off-policy")
-    make("Pendulum-v1", algo="on-policy", objective="ppo_clip")
-    make("Pendulum-v1", algo="on-policy", overlap=False)
+    make("Pendulum-v1", algo="off-policy", anchor="behaviour")
+    make("Pendulum-v1", algo="on-policy")
+    make("Pendulum-v1", algo="on-policy", anchor="behaviour", objective="ppo_clip")
+    make("Pendulum-v1", algo="on-policy", anchor="behaviour", overlap=False)
     assert not [warning for warning in recwarn if "pulls" in str(warning.message)]
     with pytest.warns(UserWarning, match="then pulls the policy back"):
-        make("Pendulum-v1", algo="on-policy")
+        make("Pendulum-v1", algo="on-policy", anchor="behaviour")
 
 
 def test_single_environment_object_is_refused():
