@@ -39,6 +39,7 @@ COMMANDS = (
     "llm train",
     "llm evaluate",
     "llm compare",
+    "llm study",
     "llm chat",
     "plot",
     "report",

@@ -16,7 +16,7 @@ SMALL = {"num_envs": 4, "rollout_steps": 32, "minibatch_size": 32, "epochs": 4, 
 
 @pytest.mark.parametrize(("algo", "steps"), [("on-policy", 24_000), ("off-policy", 40_000)])
 def test_identity_environment_is_solved(algo, steps):
-    settings = {"gamma": 0.5, "learning_rate": 3e-3, "delta_per_dimension": 0.01, **SMALL}
+    settings = {"gamma": 0.5, "learning_rate": 3e-3, "lr_schedule": "linear", "delta_per_dimension": 0.01, **SMALL}
     model = R2VPO(IdentityEnv, algo=algo, seed=1, **settings)
     untrained = model.evaluate(20).mean
     model.learn(steps)
@@ -98,7 +98,7 @@ def test_learning_rate_decays_linearly():
         def _on_rollout_end(self):
             rates.append(self.model.learner.optimizer.param_groups[0]["lr"])
 
-    R2VPO(IdentityEnv, learning_rate=1e-2, **SMALL).learn(128 * 5, callback=Watch())
+    R2VPO(IdentityEnv, learning_rate=1e-2, lr_schedule="linear", **SMALL).learn(128 * 5, callback=Watch())
     assert rates[1:] == pytest.approx([1e-2, 8e-3, 6e-3, 4e-3])
 
 

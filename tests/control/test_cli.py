@@ -119,13 +119,13 @@ def test_finished_run_resumes_to_nothing(run, capsys):
 
 def test_finished_run_is_extended(tmp_path, capsys):
     words = [*QUICK, "--total-steps", "512", "--eval-episodes", "1", "--quiet", "--run-dir", str(tmp_path / "run")]
-    assert main(["control", "train", *words]) == 0
+    assert main(["control", "train", *words, "--lr-schedule", "linear"]) == 0
     extend = ["control", "train", "--quiet", "--resume", str(tmp_path / "run"), "--total-steps"]
     assert main([*extend, "1024"]) == 0
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [256, 512, 768, 1024]
     # The schedule begins anew over what is added.
-    assert [line["learning_rate"] for line in lines] == pytest.approx([5e-4, 2.5e-4, 5e-4, 2.5e-4])
+    assert [line["learning_rate"] for line in lines] == pytest.approx([3e-4, 1.5e-4, 3e-4, 1.5e-4])
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["total_steps"] == 1024
     assert main([*extend, "1024"]) == 0  # it has so many already
     assert read_metrics(tmp_path / "run") == lines

@@ -84,7 +84,7 @@ def test_stale_traces_are_cut_where_the_policy_moved_away():
 
 
 def test_stored_advantages_are_the_paper_s_literal_variant():
-    settings = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1}
+    settings = {"num_envs": 2, "rollout_steps": 16, "minibatch_size": 16, "epochs": 1, "buffer_iterations": 4}
     stored = R2VPO("Pendulum-v1", replay_advantages="stored", **settings)
     stored.learn(32 * 3)
     assert {"advantage", "old_log_prob"} <= set(stored.learner.buffer.iterations[0])
@@ -104,8 +104,8 @@ def test_joined_advantages_are_standardised_together():
 
 @pytest.mark.parametrize(("scope", "alike"), [("minibatch", True), ("update", False)])
 def test_scope_of_the_standardisation(scope, alike):
-    settings = {"buffer_iterations": 4, "num_envs": 2, "rollout_steps": 16, "minibatch_size": 8, "epochs": 3}
-    model = R2VPO(IdentityEnv, advantage_scope=scope, **settings)
+    settings = {"buffer_iterations": 4, "utd": 2.0, "anchor": "behaviour", "num_envs": 2, "rollout_steps": 16}
+    model = R2VPO(IdentityEnv, advantage_scope=scope, minibatch_size=8, epochs=3, **settings)
     seen = []
     step = model.learner.updater.step
     model.learner.updater.step = lambda batches, count: seen.append(batches[0]["advantage"]) or step(batches, count)
@@ -118,7 +118,7 @@ def test_scope_of_the_standardisation(scope, alike):
 
 
 def test_behaviour_log_probs_stay_as_they_were_sampled():
-    model = R2VPO("Pendulum-v1", num_envs=2, rollout_steps=16, minibatch_size=16, epochs=2)
+    model = R2VPO("Pendulum-v1", num_envs=2, rollout_steps=16, minibatch_size=16, epochs=2, buffer_iterations=4)
     model.learn(32)
     kept = model.learner.buffer.iterations[0]["old_log_prob"].clone()
     model.learn(64, reset_num_timesteps=False)

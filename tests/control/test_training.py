@@ -27,7 +27,7 @@ def test_gradient_steps_of_a_run_are_counted():
 def test_short_runs_are_eager_and_say_why():
     model = R2VPO("Pendulum-v1", total_steps=ITERATION, **SMALL).learn()
     assert model.gradient_step.kind == "eager"
-    assert "16 steps do not pay" in model.gradient_step.reason
+    assert "8 steps do not pay" in model.gradient_step.reason
     assert (
         R2VPO("Pendulum-v1", gradient_step="eager", **SMALL).learn(ITERATION).gradient_step.reason == "it was asked for"
     )
@@ -36,7 +36,7 @@ def test_short_runs_are_eager_and_say_why():
 @needs_compiler
 def test_long_runs_are_compiled_as_if_eager(compile_cache, monkeypatch, tmp_path, capsys):
     eager = R2VPO("HalfCheetah-v5", gradient_step="eager", **SMALL).learn(ITERATION)
-    monkeypatch.setattr(training, "PAYS_AFTER", 10)
+    monkeypatch.setattr(training, "PAYS_AFTER", 5)
     monkeypatch.setattr(CompiledFunction, "is_cached", False)  # as for the first of the tests that compile this step
     settings = {"run_dir": tmp_path / "run", "total_steps": ITERATION, **SMALL}
     model = R2VPO("HalfCheetah-v5", **settings).learn(progress_bar=True)

@@ -32,7 +32,7 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
         env=("Pendulum-v1",),
         algos=("r2vpo-off", "sb3-ppo"),
         seeds=1,
-        total_steps=4_096,
+        total_steps=16_384,
         out=tmp_path / "out",
         episodes=2,
         json=tmp_path / "copy.json",
@@ -45,7 +45,7 @@ def test_compare_trains_evaluates_and_goes_on_where_it_stopped(tmp_path, capsys)
         assert set(line) >= FIELDS
         assert len(line["eval_returns"]) == len(line["eval_returns_stochastic"]) == 2
         assert line["eval_return_mean"] == pytest.approx(np.mean(line["eval_returns"]))
-        assert line["steps"][-1] == 4_096
+        assert line["steps"][-1] == 16_384
         assert -2_000 < line["returns"][-1] < 0
     assert json.loads((tmp_path / "copy.json").read_text()) == document
     assert (tmp_path / "out" / "comparison.png").stat().st_size > 10_000
