@@ -18,8 +18,8 @@ from r2vpo.llm.config import LLMConfig
 from r2vpo.llm.data.problems import Problem, check_context
 from r2vpo.llm.distributed import AcceleratedProcesses
 from r2vpo.llm.engines.base import Completion
+from r2vpo.llm.evaluation.held_out import accuracy
 from r2vpo.llm.experience import unpack
-from r2vpo.llm.training import accuracy
 
 CONFIG = {"group_size": 2, "prompts_per_iteration": 3, "minibatch_size": 2, "max_completion_tokens": 8}
 
