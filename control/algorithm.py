@@ -15,7 +15,7 @@ from r2vpo.control.callbacks import MaybeCallback, Model, as_callback
 from r2vpo.control.evaluation import EVALUATION_SEED, BatchPolicy, EvaluationResult, evaluate_policy
 from r2vpo.control.pictures.films import Render
 from r2vpo.control.pictures.watching import Watched, watch
-from r2vpo.control.presets import config_dict, resolve_config, warn_of_stale_anchor
+from r2vpo.control.presets import UNSAID, config_dict, resolve_config, warn_of_stale_anchor
 from r2vpo.control.run import TrainingRun, needs_its_function
 from r2vpo.control.training import train
 from r2vpo.envs.engines import Engine, make_vector_env
@@ -78,6 +78,7 @@ class R2VPO(Model):
     @classmethod
     def _anew(cls, name: str, settings: dict[str, Any], env: EnvSource | gym.Env | None) -> R2VPO:
         """A run that has no checkpoint yet, from its config.json."""
+        settings = {**UNSAID, **settings}
         if env is not None:
             return cls(env, **{**settings, "env_kwargs": {}})
         try:

@@ -11,6 +11,7 @@ the numbers are in benchmarks/control_tuning*, and docs/results/tuning.md says w
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -85,6 +86,15 @@ def resolve_config(settings: dict[str, Any]) -> ControlConfig:
         raise ConfigError("preset", "fast", "'default' with algo='on-policy': the fast one collects ahead and replays")
     chosen = FAST if settings.get("preset") == "fast" else {}
     return ControlConfig(**{**chosen, **settings})
+
+
+UNSAID = {"anchor": "behaviour", "estimates": 1}
+"""What settings of now were before they had a name, in saved settings that lack them."""
+
+
+def saved_config(settings: Mapping[str, Any]) -> ControlConfig:
+    """The settings of a run, as this or an earlier version saved them whole; raises ConfigError."""
+    return ControlConfig(**{**UNSAID, **upgraded(settings)})
 
 
 def config_dict(config: ControlConfig) -> dict[str, Any]:

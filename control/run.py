@@ -18,7 +18,7 @@ from r2vpo.control.config import ControlConfig
 from r2vpo.control.evaluation import EpisodeLog, make_up_to
 from r2vpo.control.learner import Learner
 from r2vpo.control.overlap import CollectorSpec, OverlappedCollector, noise_seed
-from r2vpo.control.presets import config_dict
+from r2vpo.control.presets import config_dict, saved_config
 from r2vpo.envs.engines import AnyVectorEnv, make_vector_env
 from r2vpo.envs.gate import close_all
 from r2vpo.envs.making import EnvSource, env_name, env_with, make_env, require_box_spaces
@@ -29,7 +29,6 @@ from r2vpo.processes import torch_threads
 from r2vpo.runs.directory import RunDirectory
 from r2vpo.runs.logger import Logger
 from r2vpo.runs.provenance import package_versions
-from r2vpo.validation import upgraded
 
 KIND = "r2vpo.control"
 
@@ -216,7 +215,7 @@ class TrainingRun:
         if tree.get("kind") != KIND:
             raise CheckpointError(f"{origin} holds {tree.get('kind')!r}, not a control model ({KIND!r})")
         try:
-            config = ControlConfig(**upgraded(tree["config"]))
+            config = saved_config(tree["config"])
             bounds = (tree["spaces"][name] for name in ("observation", "action"))
             observations, actions = (gym.spaces.Box(b["low"], b["high"], dtype=b["low"].dtype.type) for b in bounds)
             source = env_with(config.env, config.env_kwargs) if given is None and tree["env_is_id"] else given

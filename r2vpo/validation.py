@@ -111,6 +111,8 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     today = {name: value for name, value in settings.items() if name not in _FORMER_NAMES}
     if today.get("top_p") == 1.0:  # was a setting with one legal value
         del today["top_p"]
+    if today.get("lr_end") == 0.0:  # where the linear schedule ends now
+        del today["lr_end"]
     if moved:
         today["objective_kwargs"] = {**moved, **today.get("objective_kwargs", {})}
     return today

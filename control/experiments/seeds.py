@@ -13,7 +13,7 @@ import numpy as np
 from r2vpo.control.config import ControlConfig
 from r2vpo.control.experiments.figures import plot_seeds
 from r2vpo.control.experiments.job import SeedJob
-from r2vpo.control.presets import config_dict, resolve_config
+from r2vpo.control.presets import config_dict, resolve_config, saved_config
 from r2vpo.envs.making import env_with, make_env, require_box_spaces
 from r2vpo.errors import ConfigError, RunDirectoryError
 from r2vpo.processes import usable_cores
@@ -23,7 +23,6 @@ from r2vpo.runs.plotting import load_run
 from r2vpo.runs.provenance import package_versions
 from r2vpo.runs.stats import bootstrap_interval, interquartile_mean
 from r2vpo.runs.study import RESULTS, finished_lines, makespan, raise_failures, read_results, run_jobs
-from r2vpo.validation import upgraded
 
 SEEDS = "seeds.json"
 """First seed, how many, and the settings."""
@@ -97,7 +96,7 @@ class SeedStudy:
         file = Path(path) / SEEDS
         try:
             identity = json.loads(file.read_text())
-            return cls(Path(path), ControlConfig(**upgraded(identity["settings"])), int(identity["seeds"]))
+            return cls(Path(path), saved_config(identity["settings"]), int(identity["seeds"]))
         except FileNotFoundError as error:
             raise RunDirectoryError(f"run_dir={str(path)!r} holds no seeds: there is no {SEEDS} in it") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ import pytest
 
 from r2vpo.cli import main
 from r2vpo.control.config import ControlConfig
-from r2vpo.control.presets import FAST, resolve_config
+from r2vpo.control.presets import FAST, config_dict, resolve_config, saved_config
 from r2vpo.errors import ConfigError
 
 
@@ -43,3 +43,11 @@ def test_command_line_takes_the_preset(tmp_path):
     assert main(["control", "train", *words, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {name: config[name] for name in FAST} == {**FAST, **({"epochs": 1} if "epochs" in FAST else {})}
+
+
+def test_saved_settings_keep_what_had_no_name_then():
+    saved = config_dict(ControlConfig())
+    assert saved_config({**saved, "lr_end": 0.0}) == ControlConfig()
+    former = {name: value for name, value in saved.items() if name not in ("anchor", "estimates")}
+    config = saved_config(former)
+    assert (config.anchor, config.estimates) == ("behaviour", 1)

@@ -143,7 +143,7 @@ def test_a_dual_rule_that_moves_needs_somewhere_to_go(dual, lam, delta, field):
 
 
 def test_settings_of_earlier_versions_come_under_todays_names():
-    former = {"lam": 1.0, "eps": None, "eps_low": 0.1, "cap": None, "level": None, "top_p": 1.0}
+    former = {"lam": 1.0, "eps": None, "eps_low": 0.1, "cap": None, "level": None, "top_p": 1.0, "lr_end": 0.0}
     assert upgraded(former) == {"lam": 1.0, "objective_kwargs": {"eps_low": 0.1}}
     assert upgraded({"objective_kwargs": {"eps": 0.3}}) == {"objective_kwargs": {"eps": 0.3}}
-    assert upgraded({"top_p": 0.9}) == {"top_p": 0.9}
+    assert upgraded({"top_p": 0.9, "lr_end": 0.5}) == {"top_p": 0.9, "lr_end": 0.5}
